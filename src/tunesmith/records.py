@@ -1,0 +1,130 @@
+"""The nouns that every stage shares: Message, Example, Prediction, Finding, Interval."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[str, ...] = ("system", "user", "assistant", "tool")
+Severity = Literal["error", "warning", "info"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. ``weight`` 0 keeps an assistant turn out of the loss."""
+
+    role: str
+    content: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One item of data.
+
+    A classification example has ``text`` and ``label``; any other has ``messages`` that end with the
+    assistant's answer. ``source`` is ``file:line``; ``group`` names what examples share (a document,
+    a customer), so that intervals treat them as one cluster and no group straddles a split.
+    """
+
+    source: str
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    label: str | None = None
+    group: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Content hash, 16 hexadecimal digits: equal examples have equal ids wherever they stand."""
+        return content_hash([self.text, self.label, [[m.role, m.content, m.weight] for m in self.messages]])
+
+    @property
+    def prompt_key(self) -> str:
+        """Hash of what the model is shown, without the answer: examples that agree here must not straddle splits."""
+        shown = self.text if self.text is not None else [[m.role, m.content] for m in self.prompt]
+        return content_hash(shown)
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The messages before the final answer."""
+        return self.messages[:-1] if self.messages and self.messages[-1].role == "assistant" else self.messages
+
+    @property
+    def answer(self) -> str:
+        """What a right prediction is compared with: the label, or the final assistant turn."""
+        if self.label is not None:
+            return self.label
+        return self.messages[-1].content if self.messages and self.messages[-1].role == "assistant" else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one candidate said about one test example. Every reported number is recomputed from these.
+
+    ``prediction`` and ``target`` are the label or the text; ``score`` is the task's metric for this item in
+    [0, 1]; ``nll`` is the mean negative log-likelihood of the target in nats per token, where the candidate
+    has one; ``probabilities`` are those of the labels in the task's order; ``truncated`` marks an answer that
+    was cut at the token limit.
+    """
+
+    example_id: str
+    candidate: str
+    prediction: str
+    target: str
+    score: float
+    nll: float | None = None
+    probabilities: tuple[float, ...] | None = None
+    cluster: str | None = None
+    seconds: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    truncated: bool = False
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of a check: what was found, where, and what to do. ``rows`` are 1-based line numbers."""
+
+    check: str
+    severity: Severity
+    count: int
+    message: str
+    rows: tuple[int, ...] = ()
+    examples: tuple[str, ...] = ()
+    fix: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value with its 95 % interval and the number of items behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Train, validation and test examples, fixed by content."""
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    findings: tuple[Finding, ...] = field(default=())
+
+
+def content_hash(value: Any) -> str:
+    """First 16 hexadecimal digits of the sha256 of a value's canonical JSON."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,0 +1,189 @@
+"""The run directory: what files a run has, and how they are written, read and listed.
+
+One process writes a run directory at a time; every file appears whole or not at all (written beside, flushed to
+disk, then renamed).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tunesmith.config import FORMAT_VERSION
+from tunesmith.errors import NotFoundError, RunError
+from tunesmith.records import Example, Message, Prediction
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new, never a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(error, path) from error
+
+
+def disk_error(error: OSError, path: Path) -> RunError:
+    """A full disk, a read-only folder or a broken device, in words."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(f"{path}: the disk is full. What was complete is kept; free some space and run again.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return RunError(f"{path}: cannot be written here ({error.strerror}). Choose another place with --out.")
+    return RunError(f"{path}: {error.strerror or error}.")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that any parser reads: no NaN, no infinity, keys in the order given."""
+    write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path}: no such file. Is it a run directory that finished this stage?") from error
+    except ValueError as error:
+        raise RunError(f"{path}: not valid JSON ({error}). Delete it and run again.") from error
+
+
+class Run:
+    """A run directory. Paths are attributes; writing is by whole files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings_file = folder / "run.yaml"
+        self.data_file = folder / "data.json"
+        self.plan_file = folder / "plan.json"
+        self.report_file = folder / "report.json"
+        self.html_file = folder / "report.html"
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Open an existing run, or raise NotFoundError / RunError."""
+        run = cls(folder)
+        if not run.settings_file.is_file():
+            raise NotFoundError(f"{folder}: not a run directory (it has no run.yaml).")
+        version = run.settings().get("format_version")
+        if version != FORMAT_VERSION:
+            raise RunError(f"{folder}: written in format {version}; this version reads format {FORMAT_VERSION}.")
+        return run
+
+    def settings(self) -> dict[str, Any]:
+        loaded = yaml.safe_load(self.settings_file.read_text(encoding="utf-8"))
+        if not isinstance(loaded, dict):
+            raise RunError(f"{self.settings_file}: damaged. Start the run again in a new folder.")
+        return loaded
+
+    def candidate(self, candidate_id: str) -> Path:
+        return self.folder / "candidates" / candidate_id.replace("/", "__")
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run directory for writing; a second process is refused, a crashed one leaves nothing behind."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = (self.folder / ".lock").open("a+")
+        except OSError as error:
+            raise disk_error(error, self.folder) from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"{self.folder}: another process is writing this run. Wait for it, or use --out.") from error
+            yield
+
+    # ── the sealed test split ────────────────────────────────────────────────────────────────────────────
+    def count_test_look(self, who: str) -> int:
+        """Record that somebody looked at test results; returns how many looks there were.
+
+        Looks are appended to ``test_looks.jsonl``; resuming the same candidate's evaluation is a new look only
+        if its predictions were already stored.
+        """
+        path = self.folder / "test_looks.jsonl"
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"who": who}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return self.test_looks()
+
+    def test_looks(self) -> int:
+        path = self.folder / "test_looks.jsonl"
+        return sum(1 for _ in path.open(encoding="utf-8")) if path.exists() else 0
+
+
+# ── Parquet files: splits and predictions ────────────────────────────────────────────────────────────────
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as Parquet, whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        pq.write_table(pa.Table.from_pylist(rows), temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(error, path) from error
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise NotFoundError(f"{path}: no such file. Has this stage of the run finished?")
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise RunError(f"{path}: damaged Parquet file ({error}). Delete it and run again.") from error
+    return rows
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> None:
+    write_table(path, [
+        {"id": e.id, "source": e.source, "text": e.text, "label": e.label, "group": e.group,
+         "messages": json.dumps([asdict(m) for m in e.messages], ensure_ascii=False)}
+        for e in examples
+    ])  # fmt: skip
+
+
+def read_examples(path: Path) -> tuple[Example, ...]:
+    examples = []
+    for row in read_table(path):
+        messages = tuple(Message(**m) for m in json.loads(row["messages"]))
+        example = Example(row["source"], messages, row["text"], row["label"], row["group"])
+        if example.id != row["id"]:
+            raise RunError(f"{path}: example {row['id']} was changed after the split. Start the run again.")
+        examples.append(example)
+    return tuple(examples)
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    write_table(path, [asdict(p) for p in predictions])
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    rows = read_table(path)
+    for row in rows:
+        if row["probabilities"] is not None:
+            row["probabilities"] = tuple(row["probabilities"])
+    return [Prediction(**row) for row in rows]
