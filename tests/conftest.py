@@ -29,7 +29,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder with the public data sets some tests use: TUNESMITH_TEST_DATA, or shared/data beside the repository."""
+    """Folder with public data sets: TUNESMITH_TEST_DATA, or shared/data beside the repository."""
     folder = Path(os.environ.get("TUNESMITH_TEST_DATA") or TESTS.parent.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder}; set TUNESMITH_TEST_DATA to its folder")
@@ -38,7 +38,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def own_home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fast tests get an empty cache of their own; slow ones use the user's, so that models are pulled once."""
+    """Fast tests get an empty cache of their own; slow ones use the user's, to pull models only once."""
     if request.node.get_closest_marker("slow") is None:
         home: Path = request.getfixturevalue("tmp_path_factory").mktemp("home")
         monkeypatch.setenv("TUNESMITH_HOME", str(home))

@@ -1,6 +1,6 @@
-"""Builds tests/assets/tiny_llama: a random two-layer model with a byte-level tokenizer, under half a megabyte.
+"""Builds tests/assets/tiny_llama: a random two-layer model with a byte-level tokenizer, under half a MB.
 
-Run from anywhere: python tests/assets/build.py. The output is committed; run it again only to change the model.
+Run it with: python tests/assets/build.py. The output is committed; run it again only to change the model.
 """
 
 from __future__ import annotations
