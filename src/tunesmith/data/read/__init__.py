@@ -32,7 +32,7 @@ NOTES: dict[str, tuple[Literal["warning", "info"], str, str]] = {
     "tools": (
         "warning",
         "tools_ignored",
-        "tool definitions or calls are left out: only text is learned; a turn that only calls a tool carries no loss.",
+        "tool definitions or calls are left out: only text is learned; a mere call carries no loss.",
     ),
     "context": (
         "warning",

@@ -1,0 +1,346 @@
+"""Train, validation and test by content: what a row holds decides where it goes, never where it stands."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from tunesmith.errors import DataError
+from tunesmith.records import Example, Finding, Split, content_hash
+
+VALIDATION_SHARE = 0.1
+TEST_SHARE = 0.2
+MINIMUM = {"train": 4, "validation": 2, "test": 5}  # below this a part says nothing at all
+NAMED = 20  # examples named in a finding
+
+
+def same_text_key(example: Example) -> str:
+    """Hash of what the model is shown, blind to case, white space and Unicode spelling (NFKC).
+
+    Examples that agree here are kept on one side of a split. Equal ``prompt_key`` implies equal keys here.
+    """
+    if example.text is not None:
+        return content_hash(_plain(example.text))
+    return content_hash([[m.role, _plain(m.content)] for m in example.prompt])
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def test_overlaps(train: Iterable[Example], test: Iterable[Example]) -> tuple[tuple[Example, Example], ...]:
+    """Pairs (test example, a train example) with the same text, at most one for each test example."""
+    known = {same_text_key(example): example for example in train}
+    return tuple((example, known[key]) for example in test if (key := same_text_key(example)) in known)
+
+
+test_overlaps.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
+
+
+def split_examples(
+    examples: Sequence[Example],
+    *,
+    seed: int,
+    validation_size: float | None = None,
+    test_size: float | None = None,
+    validation: Sequence[Example] | None = None,
+    test: Sequence[Example] | None = None,
+    stratify: bool,
+) -> Split:
+    """Split examples into train, validation and test. The result does not depend on their order.
+
+    Examples with the same text or the same ``group`` form a cluster, and a cluster is never divided. Each
+    cluster has a place in [0, 1): a hash of the seed and of its content. Test takes the lowest places,
+    validation the next, train the rest. How exactly the sizes are met is a trade against stability:
+
+    - Shares, not stratified: a cluster is in test if its place is below ``test_size``. Adding rows later never
+      moves another row, unless a new row joins two clusters; sizes are met up to chance.
+    - Stratified, or sizes given as counts: within each label the clusters are ranked by place, and each label
+      gives its part of the size, to within one example (clusters of several examples: within one cluster).
+      Adding k rows then moves old rows only at the border of two parts, about the square root of k of them.
+
+    Train rows whose text or group also stands in a given validation or test set are dropped from train, and
+    validation rows that stand in test are dropped from validation (finding ``split_leakage``). Exact duplicates
+    inside train are reported and kept, and so are equal texts with different labels.
+
+    Args:
+        examples: What train, and each part that is not given, is taken from.
+        seed: Another seed gives another split.
+        validation_size: Share below 1, or number of examples; 0.1 if left out.
+        test_size: Share below 1, or number of examples; 0.2 if left out.
+        validation: Validation examples, if they have their own file.
+        test: Test examples, if they have their own file.
+        stratify: Keep the shares of the labels.
+
+    Raises:
+        DataError: If a part comes out too small, or a given part has labels that train does not have.
+    """
+    findings = _repetitions(examples)
+    taken_test = _keys(test or ())
+    train = [e for e in examples if not _touches(e, taken_test)]
+    held = list(validation) if validation is not None else None
+    if held is not None:
+        held = [e for e in held if not _touches(e, taken_test)]
+        taken_validation = _keys(held)
+        train = [e for e in train if not _touches(e, taken_validation)]
+        findings += _leakage("validation", validation or (), held)
+    findings += _leakage("train", examples, train)
+
+    wanted_test = 0.0 if test is not None else TEST_SHARE if test_size is None else test_size
+    wanted_validation = (
+        0.0 if held is not None else VALIDATION_SHARE if validation_size is None else validation_size
+    )
+    for setting, size in (("test_size", wanted_test), ("validation_size", wanted_validation)):
+        if size > 1 and size != int(size):
+            raise DataError(
+                f"data.{setting} is {size}; expected a share below 1 or a whole number of examples."
+            )
+    clusters = _clusters(train, seed)
+    divide = _by_rank if stratify or wanted_test >= 1 or wanted_validation >= 1 else _by_place
+    parts = divide(clusters, wanted_test, wanted_validation, stratify)
+    new_test, new_validation, new_train = ([e for c in part for e in c.examples] for part in parts)
+    result = {
+        "train": new_train,
+        "validation": held if held is not None else new_validation,
+        "test": list(test) if test is not None else new_test,
+    }
+    _refuse_small(result, len(examples))
+    if stratify:
+        _refuse_unknown_labels(result)
+    return Split(
+        *(_in_order(result[p], seed) for p in ("train", "validation", "test")), findings=tuple(findings)
+    )
+
+
+def limit_train(train: Sequence[Example], limit: int, stratify: bool) -> tuple[Example, ...]:
+    """The first ``limit`` examples, in the order given; with ``stratify`` each label keeps its share.
+
+    Every label keeps at least one example as long as the limit allows. A larger limit keeps what a smaller one
+    kept, up to rounding.
+    """
+    if limit >= len(train):
+        return tuple(train)
+    if not stratify:
+        return tuple(train[:limit])
+    counts = Counter(example.label or "" for example in train)
+    quota = _quotas(counts, limit, counts)
+    for label in sorted(quota, key=lambda name: counts[name]):
+        richest = max(quota, key=lambda name: (quota[name], name))
+        if quota[label] == 0 and quota[richest] > 1:
+            quota[label], quota[richest] = 1, quota[richest] - 1
+    kept: list[Example] = []
+    for example in train:
+        if quota[example.label or ""] > 0:
+            quota[example.label or ""] -= 1
+            kept.append(example)
+    return tuple(kept)
+
+
+# ── clusters ─────────────────────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class _Cluster:
+    place: float  # in [0, 1)
+    label: str
+    examples: tuple[Example, ...]
+
+
+def _place(seed: int, key: str) -> float:
+    digest = hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+def _clusters(examples: Sequence[Example], seed: int) -> list[_Cluster]:
+    """Union of equal texts and equal groups, in order of place."""
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    keys = [same_text_key(example) for example in examples]
+    for example, key in zip(examples, keys, strict=True):
+        one, other = root(f"text:{key}"), root(f"group:{example.group}" if example.group else f"text:{key}")
+        parent[max(one, other)] = min(one, other)  # "group:" < "text:", so a group's name stays its key
+    members: dict[str, list[Example]] = defaultdict(list)
+    for example, key in zip(examples, keys, strict=True):
+        members[root(f"text:{key}")].append(example)
+    clusters = [
+        _Cluster(_place(seed, key), _usual_label(group), tuple(group)) for key, group in members.items()
+    ]
+    return sorted(clusters, key=lambda cluster: cluster.place)
+
+
+def _usual_label(examples: Sequence[Example]) -> str:
+    counts = Counter(example.label or "" for example in examples)
+    return min(counts, key=lambda label: (-counts[label], label))
+
+
+_Parts = tuple[list[_Cluster], list[_Cluster], list[_Cluster]]
+
+
+def _by_place(clusters: list[_Cluster], test: float, validation: float, stratify: bool) -> _Parts:
+    return (
+        [c for c in clusters if c.place < test],
+        [c for c in clusters if test <= c.place < test + validation],
+        [c for c in clusters if c.place >= test + validation],
+    )
+
+
+def _by_rank(clusters: list[_Cluster], test: float, validation: float, stratify: bool) -> _Parts:
+    label_of: Callable[[_Cluster], str] = (lambda c: c.label) if stratify else (lambda c: "")
+    counts: Counter[str] = Counter()
+    for cluster in clusters:
+        counts[label_of(cluster)] += len(cluster.examples)
+    total = sum(counts.values())
+    left = Counter({label: n - 1 for label, n in counts.items()})  # train keeps one of each label
+    quotas: list[dict[str, int]] = []
+    for size in (test, validation):
+        quota = _quotas(counts, int(size) if size >= 1 else round(size * total), left)
+        quotas.append(quota)
+        left = Counter({label: left[label] - quota[label] for label in counts})
+    parts: _Parts = ([], [], [])
+    for cluster in clusters:
+        label = label_of(cluster)
+        for quota, part in zip(quotas, parts[:2], strict=True):
+            # A cluster that is larger than what is missing goes in if that comes closer than leaving it out.
+            if quota[label] > 0 and 2 * quota[label] >= len(cluster.examples):
+                quota[label] -= len(cluster.examples)
+                part.append(cluster)
+                break
+        else:
+            parts[2].append(cluster)
+    return parts
+
+
+def _quotas(counts: Counter[str], size: int, most: Counter[str]) -> dict[str, int]:
+    """Divide ``size`` among the labels in proportion to ``counts``: largest remainders, at most ``most`` each."""
+    total = max(1, sum(counts.values()))
+    ideal = {label: size * n / total for label, n in counts.items()}
+    quota = {label: min(math.floor(share), max(0, most[label])) for label, share in ideal.items()}
+    missing = min(size, total) - sum(quota.values())
+    by_remainder = sorted(ideal, key=lambda label: (quota[label] - ideal[label], label))
+    for label in by_remainder:
+        if missing > 0 and quota[label] < most[label]:
+            quota[label] += 1
+            missing -= 1
+    return quota
+
+
+def _in_order(examples: Sequence[Example], seed: int) -> tuple[Example, ...]:
+    """A shuffle that depends on content only; equal examples in order of their source."""
+    return tuple(sorted(examples, key=lambda e: (_place(seed, f"order:{e.id}"), _file(e), row_of(e))))
+
+
+# ── what is wrong, and what is worth saying ──────────────────────────────────────────────────────────────
+def row_of(example: Example) -> int:
+    """The 1-based line number in ``example.source``; 0 if it has none."""
+    tail = example.source.rpartition(":")[2]
+    return int(tail) if tail.isdecimal() else 0
+
+
+def _file(example: Example) -> str:
+    return example.source.rpartition(":")[0]
+
+
+def _keys(examples: Iterable[Example]) -> set[str]:
+    examples = list(examples)
+    return {same_text_key(e) for e in examples} | {f"group:{e.group}" for e in examples if e.group}
+
+
+def _touches(example: Example, keys: set[str]) -> bool:
+    return bool(keys) and (
+        same_text_key(example) in keys or (bool(example.group) and f"group:{example.group}" in keys)
+    )
+
+
+def _leakage(part: str, before: Sequence[Example], after: Sequence[Example]) -> list[Finding]:
+    kept = {id(e) for e in after}
+    dropped = sorted((e for e in before if id(e) not in kept), key=row_of)
+    if not dropped:
+        return []
+    where = "validation or test" if part == "train" else "test"
+    return [
+        Finding(
+            "split_leakage",
+            "warning",
+            len(dropped),
+            f"{len(dropped):,} {part} rows have the text or group of a {where} row; they were dropped from {part}.",
+            rows=tuple(row_of(e) for e in dropped),
+            examples=tuple(e.source for e in dropped[:NAMED]),
+            fix="Remove them from the file, or leave out the separate file to have it split by content.",
+        )
+    ]
+
+
+def _repetitions(examples: Sequence[Example]) -> list[Finding]:
+    """Exact duplicates, and equal texts with different labels."""
+    by_prompt: dict[str, list[Example]] = defaultdict(list)
+    for example in sorted(examples, key=lambda e: (_file(e), row_of(e))):
+        by_prompt[example.prompt_key].append(example)
+    repeated: list[Example] = []
+    conflicting: list[Example] = []
+    for same in by_prompt.values():
+        seen: set[str] = set()
+        repeated += [e for e in same if e.answer in seen or seen.add(e.answer)]  # type: ignore[func-returns-value]
+        if same[0].label is not None and len(seen) > 1:
+            conflicting += same
+    findings = []
+    if repeated:
+        findings.append(
+            Finding(
+                "exact_duplicates",
+                "info",
+                len(repeated),
+                f"{len(repeated):,} rows repeat an earlier row word for word; they stay together in one split.",
+                rows=tuple(sorted(row_of(e) for e in repeated)),
+                examples=tuple(e.source for e in repeated[:NAMED]),
+                fix="Remove the repetitions, unless their number means something.",
+            )
+        )
+    if conflicting:
+        findings.append(
+            Finding(
+                "conflicting_labels",
+                "warning",
+                len(conflicting),
+                f"{len(conflicting):,} rows have a text that also stands with another label; both cannot be right.",
+                rows=tuple(sorted(row_of(e) for e in conflicting)),
+                examples=tuple(f"{e.source}: {e.label}" for e in conflicting[:NAMED]),
+                fix="Decide on one label for each text.",
+            )
+        )
+    return findings
+
+
+def _refuse_small(parts: dict[str, list[Example]], total: int) -> None:
+    small = [
+        f"{part} has {len(parts[part])} examples; at least {least} are needed."
+        for part, least in MINIMUM.items()
+        if len(parts[part]) < least
+    ]
+    if small:
+        raise DataError(
+            "\n".join(small)
+            + f"\nThere are {total} examples to split. Add examples, or set data.validation_size and "
+            "data.test_size."
+        )
+
+
+def _refuse_unknown_labels(parts: dict[str, list[Example]]) -> None:
+    known = {e.label for e in parts["train"]}
+    problems = []
+    for part in ("validation", "test"):
+        unknown = Counter(e.label or "" for e in parts[part] if e.label not in known)
+        if unknown:
+            named = ", ".join(f"'{label}' ({n})" for label, n in sorted(unknown.items())[:10])
+            problems.append(
+                f"{part} has labels that train does not have: {named}. Rename them, or add examples to train."
+            )
+    if problems:
+        raise DataError("\n".join(problems))
