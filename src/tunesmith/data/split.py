@@ -57,15 +57,15 @@ def split_examples(
     cluster has a place in [0, 1): a hash of the seed and of its content. Test takes the lowest places,
     validation the next, train the rest. How exactly the sizes are met is a trade against stability:
 
-    - Shares, not stratified: a cluster is in test if its place is below ``test_size``. Adding rows later never
-      moves another row, unless a new row joins two clusters; sizes are met up to chance.
+    - Shares, not stratified: a cluster is in test if its place is below ``test_size``. Adding rows later
+      never moves another row, unless a new row joins two clusters; sizes are met up to chance.
     - Stratified, or sizes given as counts: within each label the clusters are ranked by place, and each label
       gives its part of the size, to within one example (clusters of several examples: within one cluster).
       Adding k rows then moves old rows only at the border of two parts, about the square root of k of them.
 
     Train rows whose text or group also stands in a given validation or test set are dropped from train, and
-    validation rows that stand in test are dropped from validation (finding ``split_leakage``). Exact duplicates
-    inside train are reported and kept, and so are equal texts with different labels.
+    validation rows that stand in test are dropped from validation (finding ``split_leakage``). Exact
+    duplicates inside train are reported and kept, and so are equal texts with different labels.
 
     Args:
         examples: What train, and each part that is not given, is taken from.
@@ -111,16 +111,15 @@ def split_examples(
     _refuse_small(result, len(examples))
     if stratify:
         _refuse_unknown_labels(result)
-    return Split(
-        *(_in_order(result[p], seed) for p in ("train", "validation", "test")), findings=tuple(findings)
-    )
+    ordered = {part: _in_order(rows, seed) for part, rows in result.items()}
+    return Split(ordered["train"], ordered["validation"], ordered["test"], tuple(findings))
 
 
 def limit_train(train: Sequence[Example], limit: int, stratify: bool) -> tuple[Example, ...]:
     """The first ``limit`` examples, in the order given; with ``stratify`` each label keeps its share.
 
-    Every label keeps at least one example as long as the limit allows. A larger limit keeps what a smaller one
-    kept, up to rounding.
+    Every label keeps at least one example as long as the limit allows. A larger limit keeps what a smaller
+    one kept, up to rounding.
     """
     if limit >= len(train):
         return tuple(train)
@@ -219,7 +218,7 @@ def _by_rank(clusters: list[_Cluster], test: float, validation: float, stratify:
 
 
 def _quotas(counts: Counter[str], size: int, most: Counter[str]) -> dict[str, int]:
-    """Divide ``size`` among the labels in proportion to ``counts``: largest remainders, at most ``most`` each."""
+    """Divide ``size`` among the labels in proportion to ``counts`` and within ``most``: largest remainders."""
     total = max(1, sum(counts.values()))
     ideal = {label: size * n / total for label, n in counts.items()}
     quota = {label: min(math.floor(share), max(0, most[label])) for label, share in ideal.items()}
@@ -270,7 +269,7 @@ def _leakage(part: str, before: Sequence[Example], after: Sequence[Example]) -> 
             "split_leakage",
             "warning",
             len(dropped),
-            f"{len(dropped):,} {part} rows have the text or group of a {where} row; they were dropped from {part}.",
+            f"{len(dropped):,} {part} rows share text or group with a {where} row; {part} goes without them.",
             rows=tuple(row_of(e) for e in dropped),
             examples=tuple(e.source for e in dropped[:NAMED]),
             fix="Remove them from the file, or leave out the separate file to have it split by content.",
@@ -280,16 +279,17 @@ def _leakage(part: str, before: Sequence[Example], after: Sequence[Example]) -> 
 
 def _repetitions(examples: Sequence[Example]) -> list[Finding]:
     """Exact duplicates, and equal texts with different labels."""
-    by_prompt: dict[str, list[Example]] = defaultdict(list)
-    for example in sorted(examples, key=lambda e: (_file(e), row_of(e))):
-        by_prompt[example.prompt_key].append(example)
+    ordered = sorted(examples, key=lambda e: (_file(e), row_of(e)))
+    seen: set[tuple[str, str]] = set()
     repeated: list[Example] = []
-    conflicting: list[Example] = []
-    for same in by_prompt.values():
-        seen: set[str] = set()
-        repeated += [e for e in same if e.answer in seen or seen.add(e.answer)]  # type: ignore[func-returns-value]
-        if same[0].label is not None and len(seen) > 1:
-            conflicting += same
+    by_text: dict[str, list[Example]] = defaultdict(list)
+    for example in ordered:
+        if (example.prompt_key, example.answer) in seen:
+            repeated.append(example)
+        seen.add((example.prompt_key, example.answer))
+        by_text[same_text_key(example)].append(example)
+    labelled = [[e for e in same if e.label is not None] for same in by_text.values()]
+    conflicting = [e for same in labelled if len({e.label for e in same}) > 1 for e in same]
     findings = []
     if repeated:
         findings.append(
@@ -297,7 +297,7 @@ def _repetitions(examples: Sequence[Example]) -> list[Finding]:
                 "exact_duplicates",
                 "info",
                 len(repeated),
-                f"{len(repeated):,} rows repeat an earlier row word for word; they stay together in one split.",
+                f"{len(repeated):,} rows repeat an earlier row exactly; they stay together in one split.",
                 rows=tuple(sorted(row_of(e) for e in repeated)),
                 examples=tuple(e.source for e in repeated[:NAMED]),
                 fix="Remove the repetitions, unless their number means something.",
@@ -309,7 +309,7 @@ def _repetitions(examples: Sequence[Example]) -> list[Finding]:
                 "conflicting_labels",
                 "warning",
                 len(conflicting),
-                f"{len(conflicting):,} rows have a text that also stands with another label; both cannot be right.",
+                f"{len(conflicting):,} rows have a text that also has another label; both cannot be right.",
                 rows=tuple(sorted(row_of(e) for e in conflicting)),
                 examples=tuple(f"{e.source}: {e.label}" for e in conflicting[:NAMED]),
                 fix="Decide on one label for each text.",
