@@ -224,10 +224,17 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins
     # rounding of a softmax may leave [0, 1] by a few units in the last place
     if not (np.all(sure >= -1e-6) and np.all(sure <= 1 + 1e-6)):
         raise ValueError(f"confidence from {sure.min()} to {sure.max()}: expected probabilities in [0, 1].")
-    sure = sure.clip(0, 1)
+    values = np.stack([sure.clip(0, 1), right], axis=1)
+    return float(calibration_error_statistic(values, np.ones((1, len(values))), n_bins)[0])
+
+
+def calibration_error_statistic(values: NDArray[Any], counts: Floats, n_bins: int = 10) -> Floats:
+    """Calibration error of many resamples: confidence and correctness (n, 2), counts (resamples, n)."""
+    sure, right = values[:, 0], values[:, 1]
     bins = np.minimum((sure * n_bins).astype(int), n_bins - 1)
-    gaps = np.bincount(bins, right - sure, n_bins)
-    return float(np.abs(gaps).sum() / len(sure))
+    gaps = counts @ ((right - sure)[:, None] * (bins[:, None] == np.arange(n_bins)))  # (resamples, n_bins)
+    errors: Floats = np.abs(gaps).sum(axis=1) / counts.sum(axis=1)
+    return errors
 
 
 def negative_log_likelihood(probabilities: ArrayLike, targets: ArrayLike) -> float:

@@ -1,0 +1,458 @@
+"""Which candidate to use, and how sure that is: intervals, paired comparisons, and the verdict.
+
+All candidates answer the same test examples, so each pair is compared item by item. The verdict's rule is in
+``choose``; ``docs/reference/statistics.md`` explains it with numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.errors import EvaluationError
+from tunesmith.measures import metrics
+from tunesmith.measures.uncertainty import (
+    Statistic,
+    bootstrap_interval,
+    detectable_by_stderr,
+    holm,
+    mcnemar,
+    minimum_detectable_effect,
+    paired_bootstrap,
+    required_items,
+    wilson_interval,
+)
+from tunesmith.records import Interval, Prediction
+
+# metric: its name in a sentence. For the first five, higher is better and candidates can be compared by them.
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "exact_match": "exact match",
+    "token_f1": "token F1",
+    "rouge_l": "ROUGE-L",
+    "nll": "negative log-likelihood",
+    "expected_calibration_error": "expected calibration error",
+}
+COMPARABLE = ("accuracy", "macro_f1", "exact_match", "token_f1", "rouge_l")
+LEVEL = 0.05  # two-sided level of a test, after Holm's adjustment
+COSTED_PREDICTIONS = 10_000  # their time is added to training time when candidates are ordered by cost
+# What a fine-tuned candidate must have been measured on: (verdicts that pass, verdicts that exclude it).
+# Overfitting excludes nothing: the weights kept are the best step's, and the test examples have judged them.
+GUARDRAILS = {
+    "overfitting": (("none", "mild", "overfit"), ()),
+    "forgetting": (("none", "mild"), ("severe", "failed")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Difference a − b of a metric on the same test examples, with its 95 % interval.
+
+    ``p_value`` is McNemar's mid-p where every score is 0 or 1 and no examples share a cluster, otherwise the
+    bootstrap's. ``items_to_detect`` is the number of test examples that would detect the observed difference
+    with 80 % power; None where no difference was observed.
+    """
+
+    a: str
+    b: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+    minimum_detectable_effect: float
+    adjusted_p_value: float
+    test: Literal["mcnemar_mid_p", "paired_bootstrap"]
+    items_to_detect: int | None
+
+    def swapped(self) -> Comparison:
+        """The same comparison seen from b."""
+        return replace(self, a=self.b, b=self.a, difference=-self.difference, low=-self.high, high=-self.low)
+
+    def shows_more_than(self, margin: float) -> bool:
+        """Whether a is better than b by more than a margin: by the interval and by the adjusted p-value."""
+        return self.low > margin and self.adjusted_p_value < LEVEL
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """What the verdict needs to know of a candidate.
+
+    ``value`` is the metric on the test examples, None where it was not measured. ``cost_seconds`` orders
+    candidates. ``vetoes`` say why it must not be chosen; ``unmeasured`` name guardrails without a result;
+    ``cautions`` are sentences to repeat beside a choice.
+    """
+
+    id: str
+    value: float | None
+    cost_seconds: float
+    baseline: bool = False
+    vetoes: tuple[str, ...] = ()
+    unmeasured: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Which candidate to use, whether evidence separates it from all others, and what would change that."""
+
+    choice: str | None
+    confident: bool
+    reason: str
+    would_change: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# ── numbers of one candidate ─────────────────────────────────────────────────────────────────────────────
+def metric_interval(predictions: Sequence[Prediction], metric: str, rng: np.random.Generator) -> Interval:
+    """A metric over test predictions with its 95 % interval.
+
+    Wilson's interval where scores are 0 or 1 and examples are independent, otherwise a bootstrap over the
+    examples, or over their clusters.
+
+    Args:
+        predictions: Of one candidate, at least one.
+        metric: A key of ``METRIC_NAMES``.
+        rng: Source of the resamples.
+
+    Raises:
+        EvaluationError: If there are no predictions, or they lack what the metric needs.
+    """
+    values, statistic = _values(predictions, metric)
+    clusters = _clusters(predictions)
+    if statistic is None and clusters is None and _right_or_wrong(values):
+        return wilson_interval(float(values.sum()), len(values))
+    interval = bootstrap_interval(values, statistic, clusters, rng=rng)
+    if statistic is None and clusters is not None and interval.value in (0.0, 1.0):
+        # resampling equal scores shows no spread; the number of independent clusters bounds what is known
+        groups = len(set(clusters))
+        bounds = wilson_interval(interval.value * groups, groups)
+        return Interval(interval.value, bounds.low, bounds.high, interval.n)
+    return interval
+
+
+def item_scores(predictions: Sequence[Prediction], metric: str) -> list[float]:
+    """Score of each prediction by a metric that is a mean over items; macro F1 counts as right or wrong."""
+    per_item = {"exact_match": metrics.exact_match, "token_f1": metrics.token_f1, "rouge_l": metrics.rouge_l}
+    if metric in per_item:
+        return [per_item[metric](p.prediction, p.target) for p in predictions]
+    return [float(p.prediction == p.target) for p in predictions]
+
+
+def candidate_cost(train_seconds: float | None, seconds_per_example: float | None) -> float:
+    """Seconds to train plus seconds for 10,000 predictions: what candidates are ordered by.
+
+    A candidate that trains nothing has no training time; one whose time per prediction is unknown comes last.
+    """
+    if seconds_per_example is None:
+        return math.inf
+    return (train_seconds or 0.0) + COSTED_PREDICTIONS * seconds_per_example
+
+
+# ── pairs of candidates ──────────────────────────────────────────────────────────────────────────────────
+def compare(
+    a: Sequence[Prediction], b: Sequence[Prediction], metric: str, rng: np.random.Generator
+) -> Comparison:
+    """Compare two candidates on the same test examples, item by item.
+
+    Args:
+        a: Predictions of one candidate, in any order.
+        b: Predictions of the other for the same examples, in any order.
+        metric: One of ``COMPARABLE``.
+        rng: Source of the resamples.
+
+    Raises:
+        EvaluationError: If there are no predictions, the examples differ, or the metric cannot be compared
+        by.
+    """
+    if metric not in COMPARABLE:
+        raise EvaluationError(
+            f"metric '{metric}': expected one of {', '.join(COMPARABLE)}. Choose one of them."
+        )
+    if not a or not b:
+        raise EvaluationError(
+            "no predictions to compare: expected at least one. Evaluate both candidates first."
+        )
+    names = a[0].candidate, b[0].candidate
+    ids_a, ids_b = Counter(p.example_id for p in a), Counter(p.example_id for p in b)
+    only_a, only_b = (ids_a - ids_b).total(), (ids_b - ids_a).total()
+    if only_a or only_b:
+        raise EvaluationError(
+            f"{names[0]} and {names[1]} answered different test examples: {only_a} are only in the first and "
+            f"{only_b} only in the second. A paired comparison needs the same ones. "
+            "Evaluate both on one split."
+        )
+    first, second = (sorted(side, key=lambda p: p.example_id) for side in (a, b))
+    wrong = sum(p.target != q.target for p, q in zip(first, second, strict=True))
+    if wrong:
+        raise EvaluationError(
+            f"{names[0]} and {names[1]} were judged by different targets on {wrong} of {len(first)} test "
+            "examples. A paired comparison needs the same ones. Evaluate both again on one split."
+        )
+    values_a, statistic = _values(first, metric)
+    values_b, _ = _values(second, metric)
+    clusters = _clusters(first)
+    paired = paired_bootstrap(values_a, values_b, clusters, statistic=statistic, rng=rng)
+    mcnemar_fits = statistic is None and clusters is None and all(map(_right_or_wrong, (values_a, values_b)))
+    if mcnemar_fits:
+        only_first, only_second = int(np.sum(values_a > values_b)), int(np.sum(values_b > values_a))
+        discordance = (only_first + only_second) / paired.n
+        p_value = mcnemar(only_first, only_second)[1]
+        detectable = minimum_detectable_effect(paired.n, discordance)
+        needed = required_items(abs(paired.difference), discordance) if paired.difference else None
+    else:
+        p_value = paired.p_value
+        # systems that never differed show no spread: fall back on what right-or-wrong items could show
+        detectable = detectable_by_stderr(paired.stderr) or minimum_detectable_effect(paired.groups, 0.0)
+        detectable = min(1.0, detectable)
+        needed = math.ceil(paired.n * (detectable / paired.difference) ** 2) if paired.difference else None
+    return Comparison(
+        *names, metric, paired.difference, paired.low, paired.high, p_value, paired.n, detectable,
+        adjusted_p_value=p_value, test="mcnemar_mid_p" if mcnemar_fits else "paired_bootstrap",
+        items_to_detect=needed,
+    )  # fmt: skip
+
+
+def compare_all(
+    predictions: Mapping[str, Sequence[Prediction]], metric: str, rng: np.random.Generator
+) -> list[Comparison]:
+    """Compare every pair of candidates; p-values are adjusted by Holm for the number of pairs.
+
+    All pairs use the same resamples, so the order of the candidates changes nothing but signs.
+
+    Args:
+        predictions: For each candidate id, its predictions for the same test examples.
+        metric: One of ``COMPARABLE``.
+        rng: Source of the resamples.
+
+    Raises:
+        EvaluationError: As ``compare``.
+    """
+    seed = int(rng.integers(2**63))
+    found = [
+        compare(predictions[a], predictions[b], metric, np.random.default_rng(seed))
+        for a, b in itertools.combinations(predictions, 2)
+    ]
+    adjusted = holm([c.p_value for c in found])
+    return [replace(c, adjusted_p_value=p) for c, p in zip(found, adjusted, strict=True)]
+
+
+# ── the verdict ──────────────────────────────────────────────────────────────────────────────────────────
+def read_contender(evaluation: Mapping[str, Any], metric: str) -> Contender:
+    """What the verdict needs of a candidate's ``evaluation.json``.
+
+    A candidate that failed or lacks the metric is vetoed. A fine-tuned one (``tune/…``) is vetoed when a
+    guardrail's verdict is harmful; a guardrail that was not run, or says a word unknown here, is unmeasured
+    and never counts as passed.
+    """
+    name = str(evaluation["id"])
+    value = evaluation.get("metrics", {}).get(metric, {}).get("value")
+    vetoes: list[str] = []
+    unmeasured: list[str] = []
+    cautions: list[str] = []
+    if evaluation.get("status", "ok") != "ok":
+        vetoes.append(f"it did not finish ({evaluation.get('reason') or evaluation['status']})")
+    elif value is None:
+        vetoes.append(f"its {METRIC_NAMES.get(metric, metric)} was not measured")
+    if name.startswith("tune/"):
+        for guardrail, (passing, harmful) in GUARDRAILS.items():
+            part = evaluation.get(guardrail) or {}
+            said = None if part.get("status") == "not_run" else part.get("verdict")
+            if said in harmful:
+                vetoes.append(f"its {guardrail} is {said}")
+            elif said not in passing:
+                unmeasured.append(guardrail)
+            elif said == "overfit":
+                cautions.append(f"training of {name} went on past its best step, whose weights were kept")
+    cost = candidate_cost(evaluation.get("train_seconds"), evaluation.get("seconds_per_example"))
+    baseline = bool(evaluation.get("baseline"))
+    return Contender(name, value, cost, baseline, tuple(vetoes), tuple(unmeasured), tuple(cautions))
+
+
+def choose(
+    contenders: Sequence[Contender], comparisons: Sequence[Comparison], *, metric: str, margin: float
+) -> Verdict:
+    """Choose the cheapest candidate that is not clearly worse than the best.
+
+    1. Vetoed candidates are out. The best is the one with the highest value among the rest.
+    2. A candidate is *clearly worse* when the best's advantage over it has a 95 % interval wholly above
+       ``margin`` and a Holm-adjusted p-value below 0.05. A difference counts only beyond the margin: one that
+       is real but may be too small to matter does not pay for a costlier candidate.
+    3. Of those not clearly worse, the cheapest is chosen: baselines first, then by ``cost_seconds``. If all
+       others are clearly worse, this is the best itself, and it is the winner.
+    4. The verdict is confident when the evidence separates the choice from every other candidate: each
+    cheaper
+       one is clearly worse than the best, each costlier one significantly worse than the choice; and when
+       every guardrail of the choice was measured.
+
+    Args:
+        contenders: The candidates, each id once.
+        comparisons: All pairs of the candidates that have predictions, as ``compare_all`` returns them.
+        metric: What candidates are compared by.
+        margin: Smallest difference of the metric that matters in practice, in [0, 1).
+
+    Returns:
+        The verdict. Its reason is for a manager: the effect in points with its interval and the number of
+        test examples, or "no evidence of a difference (could detect ≥ x pt)".
+
+    Source:
+        The one-standard-error rule (Breiman et al. 1984, "Classification and regression trees", section
+        3.4.3) with the interval of the paired difference in place of the standard error.
+    """
+    able = sorted((c for c in contenders if not c.vetoes), key=lambda c: -(c.value or 0.0))
+    excluded = "".join(f" {c.id} is excluded: {' and '.join(c.vetoes)}." for c in contenders if c.vetoes)
+    if not able:
+        return Verdict(None, False, f"No candidate can be chosen.{excluded}", "A candidate that finishes.")
+    pairs = {(c.a, c.b): c for c in comparisons} | {(c.b, c.a): c.swapped() for c in comparisons}
+    best = able[0]
+    standing = [c for c in able if c is best or not pairs[best.id, c.id].shows_more_than(margin)]
+    choice = min(standing, key=_by_cost)
+    others = [c for c in able if c is not choice]
+    cheaper_and_out = [c for c in others if c not in standing and _by_cost(c) < _by_cost(choice)]
+    separated = [*cheaper_and_out, *(c for c in others if pairs[choice.id, c.id].shows_more_than(0.0))]
+    undecided = [c for c in others if c not in separated]
+    confident = bool(others) and not undecided and not choice.unmeasured
+    shown = f"{choice.id} ({METRIC_NAMES[metric]} {in_words(choice.value or 0.0, metric)})"
+    if not others:
+        reason = f"Use {shown}, the only candidate that can be chosen: there is nothing to compare it with."
+        change = "A second candidate to compare with."
+    elif undecided:
+        rival = undecided[0]
+        against = pairs[rival.id, choice.id]
+        reason = f"Use {shown}, the cheapest that keeps up: {_advantage(against, margin)}."
+        beaten = [c for c in others if pairs[choice.id, c.id].shows_more_than(0.0)]
+        if beaten:
+            reason += f" It is {_lead(pairs[choice.id, beaten[0].id])}."
+        change = _more_items(against, margin)
+    else:
+        against = pairs[choice.id, others[0].id]
+        reason = f"Use {shown}: {_lead(against)}."
+        change = _what_reverses(against, choice, others[0])
+    for guardrail in choice.unmeasured:
+        reason += f" Its {guardrail} was not measured."
+        change = f"A measurement of {guardrail}. {change}"
+    reason += "".join(f" Note: {caution}." for caution in choice.cautions)
+    return Verdict(choice.id, confident, reason + excluded, change)
+
+
+def in_words(value: float, metric: str) -> str:
+    """A metric's value as a sentence shows it: shares in percent, other scores as they are."""
+    return f"{100 * value:.1f} %" if metric in ("accuracy", "exact_match") else f"{value:.3f}"
+
+
+def _lead(c: Comparison) -> str:
+    """How far a is ahead of b, for a manager."""
+    return (
+        f"{points(c.difference)} better than {c.b} (95 % interval {100 * c.low:.1f} to {100 * c.high:.1f}, "
+        f"{c.n:,} test examples)"
+    )
+
+
+def points(difference: float) -> str:
+    """A difference in hundredths of the metric."""
+    return f"{100 * difference:.1f} points"
+
+
+def _advantage(c: Comparison, margin: float) -> str:
+    """What is known of rival a's advantage over the choice b, when it does not decide."""
+    if c.shows_more_than(0.0):
+        return (
+            f"{c.a} is {_lead(c)}, which is not shown to exceed the margin of {points(margin)} that matters"
+        )
+    detect = 100 * c.minimum_detectable_effect
+    return (
+        f"against {c.a}, no evidence of a difference (could detect ≥ {detect:.1f} pt) "
+        f"on {c.n:,} test examples"
+    )
+
+
+def _more_items(c: Comparison, margin: float) -> str:
+    """What would separate the choice b from its rival a."""
+    if c.shows_more_than(0.0):
+        return f"A margin below {points(c.low)}: then the difference would count, and {c.a} would be chosen."
+    if c.items_to_detect is None:
+        return (
+            f"Other test examples: on these, {c.a} and {c.b} score the same, so more like them may not help."
+        )
+    more = c.items_to_detect - c.n
+    if more <= 0:
+        return f"Fewer candidates: {points(abs(c.difference))} is too little to stand out among so many."
+    return (
+        f"About {more:,} more test examples would detect the observed difference of "
+        f"{points(abs(c.difference))} between {c.a} and {c.b}, if it is real."
+    )
+
+
+def _what_reverses(c: Comparison, choice: Contender, runner_up: Contender) -> str:
+    """What would make somebody choose otherwise although the evidence is clear."""
+    if _by_cost(runner_up) < _by_cost(choice):
+        return (
+            f"A margin of {points(c.low)} or more: then {runner_up.id}, which is cheaper, would be enough. "
+            "So would test examples unlike these."
+        )
+    return f"Test examples unlike these: here {choice.id} is both the best and cheaper than the next best."
+
+
+def _by_cost(c: Contender) -> tuple[bool, float, str]:
+    return (not c.baseline, c.cost_seconds, c.id)
+
+
+# ── what the statistics take ─────────────────────────────────────────────────────────────────────────────
+def _values(predictions: Sequence[Prediction], metric: str) -> tuple[NDArray[Any], Statistic | None]:
+    """What a metric needs of each prediction, and how it is computed from that; None: the mean."""
+    if not predictions:
+        raise EvaluationError(f"no predictions: {metric} needs at least one. Evaluate the candidate first.")
+    if metric not in METRIC_NAMES:
+        raise EvaluationError(
+            f"metric '{metric}': expected one of {', '.join(METRIC_NAMES)}. Choose one of them."
+        )
+    if metric == "macro_f1":
+        codes = metrics.label_codes([p.prediction for p in predictions], [p.target for p in predictions])
+        return codes, metrics.macro_f1_statistic
+    if metric == "nll":
+        losses = [p.nll for p in predictions if p.nll is not None]
+        _check_all_have(losses, predictions, "likelihood")
+        return np.array(losses), None
+    if metric == "expected_calibration_error":
+        sure = [max(p.probabilities) for p in predictions if p.probabilities]
+        _check_all_have(sure, predictions, "probabilities")
+        right = [p.prediction == p.target for p in predictions]
+        return np.stack(
+            [np.clip(sure, 0, 1), np.array(right, dtype=float)], axis=1
+        ), metrics.calibration_error_statistic
+    return np.array(item_scores(predictions, metric)), None
+
+
+def _check_all_have(found: Sequence[float], predictions: Sequence[Prediction], what: str) -> None:
+    missing = len(predictions) - len(found)
+    if missing:
+        raise EvaluationError(
+            f"{predictions[0].candidate}: {missing} of {len(predictions)} predictions have no {what}. "
+            "Expected it for all. Leave this metric out for this candidate."
+        )
+
+
+def _clusters(predictions: Sequence[Prediction]) -> list[str] | None:
+    """Cluster of each prediction, those without one by themselves; None where no two share one."""
+    names = [
+        f"example {i}" if p.cluster is None else f"cluster {p.cluster}" for i, p in enumerate(predictions)
+    ]
+    return names if len(set(names)) < len(names) else None
+
+
+def _right_or_wrong(values: NDArray[Any]) -> bool:
+    return bool(np.all((values == 0) | (values == 1)))
