@@ -218,7 +218,7 @@ def _by_rank(clusters: list[_Cluster], test: float, validation: float, stratify:
 
 
 def _quotas(counts: Counter[str], size: int, most: Counter[str]) -> dict[str, int]:
-    """Divide ``size`` among the labels in proportion to ``counts`` and within ``most``: largest remainders."""
+    """Divide ``size`` among the labels in proportion to ``counts``, within ``most``, by largest remainders."""
     total = max(1, sum(counts.values()))
     ideal = {label: size * n / total for label, n in counts.items()}
     quota = {label: min(math.floor(share), max(0, most[label])) for label, share in ideal.items()}
