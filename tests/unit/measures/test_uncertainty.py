@@ -1,4 +1,4 @@
-"""Intervals and paired comparisons: golden values, promised coverage, and what must never look like evidence."""
+"""Intervals and paired comparisons: golden values, promised coverage, and what is never evidence."""
 
 import math
 import time
