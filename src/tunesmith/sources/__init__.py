@@ -1,0 +1,21 @@
+"""From a name to files: a catalog, local paths, the Hugging Face hub, and files inside wheels."""
+
+from tunesmith.sources.cache import home
+from tunesmith.sources.resolve import (
+    ModelFolder,
+    find_model,
+    find_suite,
+    resolve_file,
+    resolve_model,
+    resolve_suite,
+)
+
+__all__ = [
+    "ModelFolder",
+    "find_model",
+    "find_suite",
+    "home",
+    "resolve_file",
+    "resolve_model",
+    "resolve_suite",
+]

