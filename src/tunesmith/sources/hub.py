@@ -107,11 +107,10 @@ def _has_weights(folder: Path) -> bool:
 
 def _explain(error: Exception, source: str) -> NoReturn:
     """Turn what the hub's client raised into one of our sentences."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, errors
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
-        HTTPError,  # type: ignore[attr-defined]  # of httpx or httpx2, as the version has it
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
@@ -129,8 +128,8 @@ def _explain(error: Exception, source: str) -> NoReturn:
     if isinstance(error, RepositoryNotFoundError | EntryNotFoundError):
         text = f"{source}: not on the hub, or private. Check the name, or set HF_TOKEN."
         raise NotFoundError(text) from error
-    if isinstance(error, HTTPError | OSError):
-        raise SourceError(
-            f"{source}: the download failed ({' '.join(str(error).split())[:300]}). {copy}"
-        ) from error
+    # HTTPError comes from httpx or httpx2, as the hub's version has it.
+    if isinstance(error, errors.HTTPError | OSError):  # type: ignore[attr-defined]
+        said = " ".join(str(error).split())[:300]
+        raise SourceError(f"{source}: the download failed ({said}). {copy}") from error
     raise error
