@@ -7,6 +7,7 @@ Hashes were taken from the files of the package index; a wheel with another hash
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -200,8 +201,9 @@ def suite_entry(name: str) -> ProbeSuite:
     return SUITES[name]
 
 
-def unknown(name: str, what: str, known: dict[str, CatalogModel] | dict[str, ProbeSuite]) -> str:
-    """The sentence for a name that is in no table."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+def unknown(name: str, what: str, known: Iterable[str]) -> str:
+    """The sentence for a name that is in no table: the nearest one, and all of them."""
+    known = list(known)
+    near = [k for k in known if name and name in k] or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"no {what} '{name}'.{hint} Known: {', '.join(known)}."

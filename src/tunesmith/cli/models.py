@@ -1,0 +1,190 @@
+"""``tunesmith models``: what is in the catalog and on this machine, and fetching it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.group("models")
+def command() -> None:
+    """List, show and pull models."""
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_models(as_json: bool) -> None:
+    """List the catalog's models and probe suites, and which are on this machine."""
+    from tunesmith.sources import find_model, find_suite
+    from tunesmith.sources.catalog import MODELS, SUITES
+
+    models = [_model_facts(name, find_model(name)) for name in MODELS]
+    suites = [_suite_facts(name, find_suite(name)) for name in SUITES]
+    if as_json:
+        click.echo(json.dumps({"models": models, "suites": suites}, indent=2))
+        return
+    rows: list[tuple[str, ...]] = [("MODEL", "KIND", "PARAMETERS", "CONTEXT", "LICENCE", "HERE")]
+    rows += [
+        (
+            m["name"],
+            m["architecture"],
+            f"{m['parameters'] / 1e6:.0f} M",
+            f"{m['context_length']:,}",
+            m["licence"].partition(" (")[0],
+            "yes" if m["path"] else "no",
+        )
+        for m in models
+    ]
+    _echo_table(rows)
+    click.echo()
+    _echo_table(
+        [("PROBE SUITE", "KIND", "ITEMS", "LICENCE", "HERE")]
+        + [
+            (s["name"], s["kind"], f"{s['items']:,}", s["licence"], "yes" if s["path"] else "no")
+            for s in suites
+        ]
+    )
+
+
+@command.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(name: str, as_json: bool) -> None:
+    """Show one model or probe suite: facts, where it is, and whether it is safe to load.
+
+    NAME is a catalog name, a folder, hf:owner/name or pypi:NAME==VERSION/file.gguf. Nothing is fetched.
+    """
+    from tunesmith.errors import NotFoundError
+    from tunesmith.sources import find_model, find_suite
+    from tunesmith.sources.catalog import MODELS, SUITES, unknown
+
+    if name in SUITES:
+        facts = _suite_facts(name, find_suite(name))
+    else:
+        found = find_model(name)
+        if found is None and name not in MODELS:
+            if name.startswith(("hf:", "pypi:")):
+                raise NotFoundError(
+                    f"{name}: not on this machine. Fetch it with 'tunesmith models pull {name}'."
+                )
+            raise NotFoundError(unknown(name, "model", MODELS))
+        facts = _model_facts(name, found)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for key, value in facts.items():
+        text = (
+            ", ".join(map(str, value)) if isinstance(value, list) else "no" if value is None else str(value)
+        )
+        click.echo(f"{key.replace('_', ' ') + ':':<16}{text}")
+
+
+@command.command("pull")
+@click.argument("names", nargs=-1, required=True)
+def pull(names: tuple[str, ...]) -> None:
+    """Fetch models and probe suites, and print where each is.
+
+    NAMES are catalog names, hf:owner/name or pypi:NAME==VERSION/file.gguf. What is here already is not
+    fetched again.
+    """
+    from tunesmith.errors import NotFoundError
+    from tunesmith.model.safety import check_model_folder
+    from tunesmith.sources import resolve_model, resolve_suite
+    from tunesmith.sources.catalog import MODELS, SUITES, unknown
+
+    wrong = [
+        unknown(name, "model or suite", [*MODELS, *SUITES])
+        for name in names
+        if name not in MODELS and name not in SUITES and not _is_source(name)
+    ]
+    if wrong:
+        raise NotFoundError("\n".join(wrong))
+    with _Progress():
+        for name in names:
+            if name in SUITES:
+                path = resolve_suite(name)
+            else:
+                path = resolve_model(name).path
+                check_model_folder(path)
+            click.echo(f"{name}\t{path}")
+
+
+def _is_source(name: str) -> bool:
+    return name.startswith(("hf:", "pypi:")) or Path(name).expanduser().exists()
+
+
+def _model_facts(name: str, found: Any) -> dict[str, Any]:
+    """Everything known about a model; ``path`` and what follows from it are None while it is not here."""
+    from tunesmith.sources.catalog import MODELS
+
+    facts: dict[str, Any] = {"name": name}
+    if name in MODELS:
+        facts |= {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(MODELS[name]).items()}
+        facts["wheels"] = [f"{w.requirement}/{w.member}" for w in MODELS[name].wheels]
+    path = found.path if found else None
+    return facts | {
+        "path": str(path) if path else None,
+        "fingerprint": found.fingerprint if found else None,
+        "size_bytes": sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path else None,
+        "problems": _problems(path) if path else None,
+    }
+
+
+def _problems(path: Path) -> list[str]:
+    from tunesmith.errors import ModelError
+    from tunesmith.model.safety import check_model_folder
+
+    try:
+        check_model_folder(path)
+    except ModelError as error:
+        return [line.strip(" -") for line in str(error).splitlines()[1:]]
+    return []
+
+
+def _suite_facts(name: str, path: Path | None) -> dict[str, Any]:
+    from tunesmith.sources.catalog import SUITES
+
+    suite = SUITES[name]
+    return {
+        "name": name,
+        "kind": suite.kind,
+        "items": suite.items,
+        "licence": suite.licence,
+        "source": f"pypi:{suite.part.requirement}/{suite.part.member}",
+        "sha256": suite.sha256,
+        "path": str(path) if path else None,
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _echo_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+class _Progress(logging.Handler):
+    """Shows on stderr what the sources log while something is fetched."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(record.getMessage(), err=True)
+
+    def __enter__(self) -> None:
+        logger = logging.getLogger("tunesmith.sources")
+        logger.addHandler(self)
+        logger.setLevel(logging.INFO)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("tunesmith.sources").removeHandler(self)
