@@ -1,0 +1,90 @@
+"""Batched greedy decoding with a key–value cache, by transformers' own generate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tunesmith.model.load import LanguageModel
+
+BATCH_TOKENS = 4096  # prompt tokens decoded side by side
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """An answer. ``truncated`` means that it was cut at the token limit, not ended by the model."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    truncated: bool
+
+
+def generate(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[Generated]:
+    """Answer each prompt greedily, until the model ends its turn or ``max_new_tokens`` are written.
+
+    Prompts are batched by length, padded on the left; the answers come back in the order asked.
+    """
+    results: list[Generated | None] = [None] * len(prompts)
+    ends = end_tokens(lm)
+    before = lm.model.config._attn_implementation
+    lm.model.set_attn_implementation("sdpa")
+    try:
+        for group in _batches([len(prompt) for prompt in prompts]):
+            for index, answer in zip(group, _generate_batch(lm, [prompts[i] for i in group], max_new_tokens, ends), strict=True):
+                results[index] = answer
+            if on_progress is not None:
+                on_progress(len(group))
+    finally:
+        lm.model.set_attn_implementation(before)
+    return [result for result in results if result is not None]
+
+
+def end_tokens(lm: LanguageModel) -> list[int]:
+    """Tokens that end an answer: the tokenizer's, and those of the model's generation settings."""
+    configured = getattr(lm.model.generation_config, "eos_token_id", None)
+    several = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in [lm.tokenizer.eos_token_id, *several] if token is not None})
+
+
+def _generate_batch(
+    lm: LanguageModel, prompts: list[Sequence[int]], max_new_tokens: int, ends: list[int]
+) -> Iterator[Generated]:
+    longest = max(len(prompt) for prompt in prompts)
+    pad = lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else ends[0]
+    ids = torch.full((len(prompts), longest), pad, device=lm.device)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt, device=lm.device)
+        mask[row, longest - len(prompt) :] = 1
+    settings: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+    with torch.no_grad():
+        out = lm.model.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad,
+            **settings,
+        )  # fmt: skip
+    for prompt, row in zip(prompts, out[:, longest:].tolist(), strict=True):
+        stop = next((i for i, token in enumerate(row) if token in ends), None)
+        answer = row if stop is None else row[:stop]
+        yield Generated(
+            lm.tokenizer.decode(answer, skip_special_tokens=True), len(prompt), len(answer), stop is None
+        )
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    group: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if group and (len(group) + 1) * lengths[index] > BATCH_TOKENS:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group

@@ -1,0 +1,192 @@
+"""A model's folder becomes a language model in memory, checked before and after loading."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tunesmith.errors import ModelError, NotFoundError
+from tunesmith.hardware import detect
+from tunesmith.model.attention import Segment, build_pack
+from tunesmith.model.forward import decoder, head_logits, hidden_states
+from tunesmith.model.safety import check_model_folder
+from tunesmith.sources import ModelFolder, resolve_model
+
+ADAPTER_CONFIG = "adapter_config.json"
+ORIGIN = "tunesmith.json"  # beside a saved model: which base, method and task it came from
+LONGEST_PARITY = 4096  # tokens; windows longer than that are not reached by what fits here
+
+
+@dataclass(slots=True)
+class LanguageModel:
+    """A causal language model with its tokenizer.
+
+    ``packed`` says whether its attention runs over a layout of segments (measured when it was loaded);
+    ``folder`` is where it came from, ``origin`` what a saved model says of its training, empty for a base model.
+    """
+
+    model: Any
+    tokenizer: Any
+    folder: ModelFolder
+    packed: bool
+    device: torch.device
+    origin: dict[str, Any]
+
+    @property
+    def max_length(self) -> int:
+        """Tokens the model was built for."""
+        length: int = getattr(self.model.config.get_text_config(), "max_position_embeddings", 2048)
+        return length
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def load_model(name: str) -> LanguageModel:
+    """Load a base model, or a model or adapter that Tunesmith saved, in the dtype this hardware is fast in.
+
+    Args:
+        name: A catalog name, a path, ``hf:owner/name``, or the folder of a saved model or adapter.
+
+    Raises:
+        NotFoundError: If there is no such model.
+        ModelError: If its files are damaged, unsafe, or of a kind that cannot be used.
+    """
+    path = Path(name).expanduser()
+    origin = _origin(path)
+    if (path / ADAPTER_CONFIG).is_file():
+        if "base_model" not in origin:
+            raise ModelError(f"{path}: an adapter without {ORIGIN}, so its base is unknown. Use one saved by a run.")
+        return _load_adapter(path, origin)
+    return _load_base(resolve_model(name), origin)
+
+
+def _origin(path: Path) -> dict[str, Any]:
+    file = path / ORIGIN
+    if not file.is_file():
+        return {}
+    try:
+        loaded = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file}: not valid JSON ({error}).") from error
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _load_base(folder: ModelFolder, origin: dict[str, Any]) -> LanguageModel:
+    check_model_folder(folder.path)
+    hardware = detect()
+    dtype = torch.bfloat16 if hardware.dtype == "bfloat16" else torch.float32
+    device = torch.device("cuda" if hardware.accelerators else "cpu")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{folder.name}: cannot be loaded as a causal language model: {first}") from error
+    model.to(device).eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id
+    packed = _parity(model, folder.fingerprint)
+    if packed:
+        model.set_attn_implementation("tunesmith")
+    return LanguageModel(model, tokenizer, folder, packed, device, origin)
+
+
+def _load_adapter(path: Path, origin: dict[str, Any]) -> LanguageModel:
+    from peft import PeftModel
+
+    folder = resolve_model(origin["base_model"])
+    if folder.fingerprint != origin.get("base_fingerprint", folder.fingerprint):
+        raise ModelError(
+            f"{path}: trained on a base with fingerprint {origin['base_fingerprint']}, but {origin['base_model']} "
+            f"has {folder.fingerprint} now. Use the same version of the base."
+        )
+    lm = _load_base(folder, origin)
+    if not (path / "adapter_model.safetensors").is_file():
+        raise NotFoundError(f"{path}: adapter_model.safetensors is missing. Train again, or copy the whole folder.")
+    lm.model = PeftModel.from_pretrained(lm.model, path, local_files_only=True).get_base_model().eval()
+    return lm
+
+
+_known_parity: dict[str, bool] = {}
+
+
+def _parity(model: Any, fingerprint: str) -> bool:
+    """Whether attention over a layout gives this model's own logits, measured once per model and process.
+
+    Two examples behind a shared prefix, one of them longer than any sliding window, against each alone.
+    """
+    if fingerprint not in _known_parity:
+        _known_parity[fingerprint] = measure_parity(model)
+    return _known_parity[fingerprint]
+
+
+def measure_parity(model: Any) -> bool:
+    """Compare packed with plain logits; True if they agree to 1e-3 of the largest logit (float32) or 5e-2.
+
+    Raises:
+        ModelError: If the model's own logits are not finite, or its head computes something ours does not, so
+            that no path would be right.
+    """
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) or 0
+    length = min(max(24, window + 9), LONGEST_PARITY, getattr(config, "max_position_embeddings", LONGEST_PARITY) - 1)
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, config.vocab_size, (length + 12,), generator=generator).tolist()
+    prefix, long, short = ids[:5], ids[5:length], ids[length:]
+    tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 5e-2
+    before = model.config._attn_implementation
+    with torch.no_grad():
+        expected = []
+        for tail in (long, short):
+            plain = model(torch.tensor([[*prefix, *tail]], device=device), use_cache=False).logits[0, -8:].float()
+            hidden = decoder(model)(torch.tensor([[*prefix, *tail]], device=device), use_cache=False)
+            ours = head_logits(model, hidden.last_hidden_state[0, -8:])
+            scale = plain.abs().max()
+            if not bool(torch.isfinite(plain).all()):
+                raise ModelError("the model's own logits are not finite. Its weights are damaged; fetch it again.")
+            if (plain - ours).abs().max() > tolerance * scale:
+                raise ModelError(
+                    f"models of type '{model.config.model_type}' compute their logits in a way that is not supported. "
+                    "Choose another; 'tunesmith models list' shows those known to work."
+                )
+            expected.append(plain)
+        pack = build_pack(prefix, [[Segment(long)], [Segment(short)]], device)
+        try:
+            model.set_attn_implementation("tunesmith")
+            hidden = hidden_states(model, pack)
+        except (NotImplementedError, TypeError, ValueError, KeyError, RuntimeError, AttributeError):
+            return False
+        finally:
+            model.set_attn_implementation(before)
+        ends = [start[0] + len(item[0].tokens) for start, item in zip(pack.starts, pack.items, strict=True)]
+        found = [head_logits(model, hidden[end - 8 : end]) for end in ends]
+    return all(
+        bool(((a - b).abs().max() <= tolerance * a.abs().max()).item()) for a, b in zip(expected, found, strict=True)
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def quiet() -> None:
+    """Keep transformers' progress bars and advice out of the user's terminal."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+quiet()
+__all__ = ["ADAPTER_CONFIG", "ORIGIN", "LanguageModel", "load_model", "measure_parity"]

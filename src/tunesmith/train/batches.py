@@ -1,0 +1,99 @@
+"""Which examples make a step, in which order, and how a step is cut into packs that fit memory.
+
+The order depends on the seed and the epoch alone: not on the number of processes, nor on where a run resumed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tunesmith.data.render import IGNORE_INDEX, Rendered
+from tunesmith.model.attention import Pack, Segment, build_pack
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Examples computed at once. ``rows`` are places in the row whose hidden state predicts ``targets``."""
+
+    pack: Pack
+    rows: torch.Tensor  # (supervised,)
+    targets: torch.Tensor  # (supervised,)
+    counts: tuple[int, ...]  # supervised tokens of each example
+    order: tuple[int, ...]  # index of each example in the step
+
+
+def steps_in(n_examples: int, epochs: float, global_batch_size: int) -> int:
+    """Optimizer steps in ``epochs`` passes; every epoch ends with a shorter step where it does not divide."""
+    whole, part = divmod(epochs, 1)
+    per_epoch = -(-n_examples // global_batch_size)
+    return max(1, int(whole) * per_epoch + round(part * per_epoch))
+
+
+def step_indices(n_examples: int, global_batch_size: int, seed: int, step: int) -> np.ndarray:
+    """Indices of the examples in optimizer step ``step`` (from 0), the same on every process."""
+    per_epoch = -(-n_examples // global_batch_size)
+    epoch, place = divmod(step, per_epoch)
+    order = np.random.default_rng([seed, epoch]).permutation(n_examples)
+    return order[place * global_batch_size : (place + 1) * global_batch_size]
+
+
+def supervised(example: Rendered) -> list[int]:
+    """Places t whose label is trained and predicted by the token before."""
+    return [t for t in range(1, len(example.labels)) if example.labels[t] != IGNORE_INDEX]
+
+
+def shared_prefix(examples: Sequence[Rendered]) -> int:
+    """Length of the longest common start that no example predicts from: what may be computed once.
+
+    The token that predicts the first trained one stays with its example, so each has at least one of its own.
+    """
+    if len(examples) < 2:
+        return 0
+    common = len(os.path.commonprefix([example.input_ids for example in examples]))
+    return max(0, min(common, *(supervised(example)[0] - 1 for example in examples)))
+
+
+def micro_batches(
+    examples: Sequence[Rendered], token_budget: int, share_prefix: bool, device: torch.device | str
+) -> Iterator[MicroBatch]:
+    """Cut a step into packs of about ``token_budget`` tokens; an example longer than that stands alone.
+
+    Examples are ordered by length, so that what is packed together is alike and few shapes occur.
+    """
+    prefix = shared_prefix(examples) if share_prefix else 0
+    order = sorted(range(len(examples)), key=lambda i: (len(examples[i].input_ids), i))
+    group: list[int] = []
+    size = prefix
+    for index in order:
+        own = len(examples[index].input_ids) - prefix
+        if group and size + own > token_budget:
+            yield _micro_batch(examples, group, prefix, device)
+            group, size = [], prefix
+        group.append(index)
+        size += own
+    if group:
+        yield _micro_batch(examples, group, prefix, device)
+
+
+def _micro_batch(
+    examples: Sequence[Rendered], group: list[int], prefix: int, device: torch.device | str
+) -> MicroBatch:
+    chosen = [examples[i] for i in group]
+    shared = chosen[0].input_ids[:prefix]
+    pack = build_pack(shared, [[Segment(e.input_ids[prefix:])] for e in chosen], device)
+    rows: list[int] = []
+    targets: list[int] = []
+    counts: list[int] = []
+    for example, (start, *_) in zip(chosen, pack.starts, strict=True):
+        places = supervised(example)
+        rows += [start + t - prefix - 1 for t in places]
+        targets += [example.labels[t] for t in places]
+        counts.append(len(places))
+    return MicroBatch(
+        pack, torch.tensor(rows, device=device), torch.tensor(targets, device=device), tuple(counts), tuple(group)
+    )

@@ -1,0 +1,259 @@
+"""The training loop: one straight function.
+
+Nothing is padded; logits exist at supervised positions only; the loss of a step is the sum over its supervised
+tokens divided by their number, whatever the micro-batches and however many processes. It stops at the first loss
+or gradient that is not finite, resumes bit for bit, and ends with the best checkpoint's weights in the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+
+from tunesmith.data.render import Rendered
+from tunesmith.errors import TrainingError
+from tunesmith.hardware import current_memory_bytes
+from tunesmith.model.forward import hidden_states, summed_loss, token_losses
+from tunesmith.train.batches import micro_batches, step_indices, steps_in, supervised
+from tunesmith.train.checkpoint import (
+    find_checkpoint,
+    load_checkpoint,
+    load_weights,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from tunesmith.train.events import Listener, MetricsFile
+from tunesmith.train.optim import build_adamw, learning_rate_at
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """Resolved settings of one training run; ``config.Train`` with nothing left to choose."""
+
+    epochs: float
+    learning_rate: float
+    global_batch_size: int
+    schedule: Literal["cosine", "constant_decay"] = "cosine"
+    warmup_ratio: float = 0.05
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    micro_batch_tokens: int = 1024
+    evals_per_epoch: int = 4
+    patience: int = 4
+    share_prefix: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How training went. ``tokens`` counts what was learned from, padding never among it."""
+
+    best_step: int
+    last_step: int
+    best_validation_loss: float
+    last_validation_loss: float
+    first_validation_loss: float
+    tokens: int
+    supervised_tokens: int
+    seconds: float
+    stopped_early: bool
+    notices: tuple[str, ...]
+
+
+def train(
+    model: Any,
+    trainable: Mapping[str, torch.nn.Parameter],
+    examples: Sequence[Rendered],
+    validation: Sequence[Rendered],
+    settings: LoopSettings,
+    folder: Path,
+    *,
+    packed: bool = True,
+    listener: Listener | None = None,
+) -> TrainResult:
+    """Train ``trainable`` on ``examples``; afterwards the model holds the weights of the best validation loss.
+
+    Reads and writes ``folder/checkpoints/`` and ``folder/metrics.jsonl``. If checkpoints are there, training goes
+    on from the newest whole one, with the same result as if it had never stopped.
+
+    Args:
+        model: A causal language model; moved nowhere, its device is used.
+        trainable: The parameters that move, by name.
+        examples: What is learned; each with at least one supervised token.
+        validation: What the loss is measured on, ``settings.evals_per_epoch`` times an epoch.
+        packed: Whether the model's attention runs over a layout (see ``model.forward``).
+        listener: Called with every line of metrics.jsonl.
+
+    Raises:
+        TrainingError: If a loss or gradient is not finite; the last good checkpoint stays.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, once a checkpoint is saved.
+    """
+    state = PartialState()
+    rank, ranks = state.process_index, state.num_processes
+    device = next(iter(trainable.values())).device
+    total = steps_in(len(examples), settings.epochs, settings.global_batch_size)
+    per_epoch = -(-len(examples) // settings.global_batch_size)
+    every = max(1, min(per_epoch, total) // settings.evals_per_epoch)
+    optimizer = build_adamw(trainable, settings.weight_decay)
+    checkpoints = folder / "checkpoints"
+
+    torch.manual_seed(settings.seed)
+    done: dict[str, Any] = {
+        "step": 0, "best": math.inf, "best_step": 0, "first": math.inf, "last": math.inf, "waited": 0,
+        "tokens": 0, "supervised_tokens": 0, "seconds": 0.0, "stopped_early": False,
+    }  # fmt: skip
+    newest, notices = find_checkpoint(checkpoints)
+    if newest is not None:
+        done |= load_checkpoint(newest, trainable, optimizer)
+        notices.append(f"resumed from step {done['step']} of {total}.")
+    metrics = MetricsFile(folder / "metrics.jsonl", done["step"], listener) if rank == 0 else None
+
+    def save() -> None:
+        if rank == 0:
+            save_checkpoint(checkpoints, done["step"], trainable, optimizer, done)
+            prune_checkpoints(checkpoints, done["best_step"])
+
+    def validate() -> float:
+        loss = mean_loss(model, validation, settings, packed)
+        if not math.isfinite(loss):
+            raise TrainingError(f"step {done['step']}: the validation loss is {loss}. {_ADVICE}")
+        done["waited"] = 0 if loss < done["best"] else done["waited"] + 1
+        if loss < done["best"]:
+            done["best"], done["best_step"] = loss, done["step"]
+        done["last"] = loss
+        return loss
+
+    started = time.monotonic() - done["seconds"]
+    if done["step"] == 0:
+        done["first"] = validate()
+        save()
+    with _interruptible() as stop:
+        for step in range(done["step"], total):
+            if done["stopped_early"]:
+                break
+            begun = time.monotonic()
+            batch = [examples[i] for i in step_indices(len(examples), settings.global_batch_size, settings.seed, step)]
+            n_supervised = sum(len(supervised(example)) for example in batch)
+            n_tokens = sum(len(example.input_ids) for example in batch)
+            rate = learning_rate_at(step, total, settings.learning_rate, settings.warmup_ratio, settings.schedule)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+            model.train()
+            loss = torch.zeros((), device=device)
+            for micro in micro_batches(batch[rank::ranks], settings.micro_batch_tokens, settings.share_prefix, device):
+                hidden = hidden_states(model, micro.pack, packed)[micro.rows]
+                weights = torch.full((len(micro.rows),), 1.0 / n_supervised, device=device)
+                part = summed_loss(model, hidden, micro.targets, weights)
+                part.backward()  # type: ignore[no-untyped-call]
+                loss += part.detach()
+            if ranks > 1:
+                _sum_over_processes(loss, trainable.values())
+            norm = torch.nn.utils.clip_grad_norm_(trainable.values(), settings.max_grad_norm)
+            if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+                ids = ", ".join(example.example_id for example in batch[:5])
+                raise TrainingError(
+                    f"step {step + 1}: the loss is {loss.item()}, the gradient norm {norm.item()} (learning rate "
+                    f"{rate:.2e}, examples {ids} …). The checkpoint of step {done['step']} or before is kept. {_ADVICE}"
+                )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            done["step"] = step + 1
+            done["tokens"] += n_tokens
+            done["supervised_tokens"] += n_supervised
+            took = time.monotonic() - begun
+            validation_loss = None
+            if (step + 1) % every == 0 or step + 1 == total:
+                validation_loss = validate()
+                done["stopped_early"] = settings.patience > 0 and done["waited"] >= settings.patience
+            done["seconds"] = time.monotonic() - started
+            if metrics is not None:
+                metrics.write({
+                    "step": step + 1, "steps": total, "epoch": round((step + 1) / per_epoch, 4), "loss": loss.item(),
+                    "validation_loss": validation_loss, "learning_rate": rate, "grad_norm": norm.item(),
+                    "supervised_tokens_per_second": n_supervised / took, "tokens_per_second": n_tokens / took,
+                    "memory_bytes": current_memory_bytes(), "seconds": round(done["seconds"], 3),
+                })  # fmt: skip
+            if validation_loss is not None or stop.is_set():
+                save()
+            if stop.is_set():
+                raise KeyboardInterrupt
+    best = checkpoints / f"step-{done['best_step']:06d}"
+    if done["best_step"] != done["step"]:
+        load_weights(best, trainable)
+    return TrainResult(
+        done["best_step"], done["step"], done["best"], done["last"], done["first"], done["tokens"],
+        done["supervised_tokens"], done["seconds"], done["stopped_early"], tuple(notices),
+    )  # fmt: skip
+
+
+_ADVICE = "Lower train.learning_rate, or look at these examples with 'tunesmith data preview'."
+
+
+def mean_loss(model: Any, examples: Sequence[Rendered], settings: LoopSettings, packed: bool) -> float:
+    """Loss per supervised token over ``examples``, dropout off."""
+    sums, counts = example_losses(model, examples, settings, packed)
+    return float(sums.sum() / counts.sum())
+
+
+def example_losses(
+    model: Any, examples: Sequence[Rendered], settings: LoopSettings, packed: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed loss and number of supervised tokens of each example, two float64 tensors of shape (n,)."""
+    device = next(model.parameters()).device
+    sums = torch.zeros(len(examples), dtype=torch.float64)
+    counts = torch.zeros(len(examples), dtype=torch.float64)
+    model.eval()
+    with torch.no_grad():
+        for micro in micro_batches(examples, settings.micro_batch_tokens, settings.share_prefix, device):
+            hidden = hidden_states(model, micro.pack, packed)[micro.rows]
+            losses = token_losses(model, hidden, micro.targets).double().cpu()
+            for index, part in zip(micro.order, losses.split(micro.counts), strict=True):
+                sums[index], counts[index] = part.sum(), len(part)
+    return sums, counts
+
+
+def _sum_over_processes(loss: torch.Tensor, parameters: Any) -> None:
+    """Add up loss and gradients of all processes in place, in one message."""
+    parameters = list(parameters)
+    for parameter in parameters:
+        if parameter.grad is None:  # a rank without an example in this step
+            parameter.grad = torch.zeros_like(parameter)
+    flat = torch.cat([loss.reshape(1), *(p.grad.reshape(-1) for p in parameters)])
+    torch.distributed.all_reduce(flat)
+    loss.copy_(flat[0])
+    at = 1
+    for parameter in parameters:
+        parameter.grad.copy_(flat[at : at + parameter.numel()].view_as(parameter))
+        at += parameter.numel()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """The first Ctrl-C or SIGTERM sets the event, so that the step can end and be saved; the second one kills."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, _: Any) -> None:
+        stop.set()
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

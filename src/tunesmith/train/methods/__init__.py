@@ -1,0 +1,11 @@
+"""Methods: which weights move. One file each; this table is all that knows them."""
+
+from __future__ import annotations
+
+from tunesmith.train.methods.full import FULL
+from tunesmith.train.methods.lora import LORA
+from tunesmith.train.methods.method import Attached, Method
+
+METHODS: dict[str, Method] = {method.kind: method for method in (LORA, FULL)}
+
+__all__ = ["METHODS", "Attached", "Method"]

@@ -1,0 +1,45 @@
+"""What a method is: a frozen record of functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A model made ready to train: which parameters move, and how the result is saved.
+
+    ``model`` is the causal language model itself, adapters inside it; ``save`` writes the result into a folder;
+    ``artifact`` names that folder in the candidate's own (``adapter`` or ``model``).
+    """
+
+    model: Any
+    trainable: dict[str, Any]
+    save: Callable[[Path], None]
+    artifact: str
+
+    @property
+    def trainable_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.trainable.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One way to choose which weights move.
+
+    Attributes:
+        kind: The name in config.
+        attach: (model, settings) → Attached. Randomness comes from torch's generator, seeded by the caller.
+        learning_rate: (model type, hidden size) → (rate, where the rule comes from).
+        trained_parameters: (model facts, settings) → number of parameters that move, before anything is loaded.
+        flops_per_token: parameters → floating-point operations per trained token.
+    """
+
+    kind: str
+    attach: Callable[[Any, Any], Attached]
+    learning_rate: Callable[[str, int], tuple[float, str]]
+    trained_parameters: Callable[[int, int, int, Any], int]
+    flops_per_token: Callable[[int], float]
