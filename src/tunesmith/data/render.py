@@ -29,7 +29,7 @@ class Rendered:
     """One example as the model sees it.
 
     ``labels[t]`` is ``input_ids[t]`` where token t is trained and ``IGNORE_INDEX`` elsewhere, not shifted;
-    ``prompt_length`` is the number of tokens before the first trained answer (also where prompts are trained).
+    ``prompt_length`` is the number of tokens before the first trained answer, also if prompts are trained.
     """
 
     input_ids: list[int]
@@ -72,8 +72,8 @@ class Renderer:
         """Turn a conversation into token ids and labels.
 
         Raises:
-            DataError: If no token would be trained, if the template refuses the messages, if a boundary cannot
-                be proved, or if the text holds the model's own control tokens.
+            DataError: If no token would be trained, if the template refuses the messages, if a boundary
+                cannot be proved, or if the text holds the model's own control tokens.
         """
         trained = [i for i, m in enumerate(messages) if m.role == "assistant" and m.weight > 0]
         if not trained:
@@ -104,10 +104,10 @@ class Renderer:
         self, messages: tuple[Message, ...], trained: list[int]
     ) -> tuple[list[int], list[tuple[int, int]]]:
         whole = self._tokens(messages, header=False)
+        starts = [self._proved_start(messages, turn, whole) for turn in trained]
         spans: list[tuple[int, int]] = []
-        for turn in trained:
-            start = self._proved_start(messages, turn, whole)
-            if self._end is not None and self._end in whole[start:]:
+        for turn, start, following in zip(trained, starts, [*starts[1:], len(whole)], strict=True):
+            if self._end is not None and self._end in whole[start:following]:
                 spans.append((start, whole.index(self._end, start) + 1))
             elif turn == len(messages) - 1 and self._end is None and self._eos is not None:
                 # The template writes nothing after an answer; its end is learned as end of sequence.
@@ -115,8 +115,8 @@ class Renderer:
                 spans.append((start, len(whole)))
             else:
                 raise DataError(
-                    f"message {turn + 1}: the model's template does not end this assistant turn with a token, "
-                    "so its end cannot be learned. Keep only the last assistant turn, or give others weight 0."
+                    f"message {turn + 1}: the model's template ends this assistant turn with no token, so "
+                    "its end cannot be learned. Keep only the last assistant turn, or give others weight 0."
                 )
         return whole, spans
 
@@ -128,8 +128,8 @@ class Renderer:
         shown, found = (self.tokenizer.decode(ids[at : at + 8]) for ids in (prompt, whole))
         raise DataError(
             f"message {turn + 1}: where the answer begins cannot be proved: from token {at + 1} the prompt "
-            f"reads {shown!r}, the whole conversation {found!r}. If the answer begins with white space, strip it; "
-            "otherwise the model's template changes earlier turns: keep one assistant turn in each example."
+            f"reads {shown!r}, the whole conversation {found!r}. If the answer begins with white space, "
+            "strip it; otherwise the template changes earlier turns: keep one assistant turn in each example."
         )
 
     def _tokens(self, messages: tuple[Message, ...], header: bool) -> list[int]:

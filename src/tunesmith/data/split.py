@@ -32,13 +32,10 @@ def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def test_overlaps(train: Iterable[Example], test: Iterable[Example]) -> tuple[tuple[Example, Example], ...]:
+def find_overlaps(train: Iterable[Example], test: Iterable[Example]) -> tuple[tuple[Example, Example], ...]:
     """Pairs (test example, a train example) with the same text, at most one for each test example."""
     known = {same_text_key(example): example for example in train}
     return tuple((example, known[key]) for example in test if (key := same_text_key(example)) in known)
-
-
-test_overlaps.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
 
 
 def split_examples(
@@ -218,7 +215,7 @@ def _by_rank(clusters: list[_Cluster], test: float, validation: float, stratify:
 
 
 def _quotas(counts: Counter[str], size: int, most: Counter[str]) -> dict[str, int]:
-    """Divide ``size`` among the labels in proportion to ``counts``, within ``most``, by largest remainders."""
+    """Divide ``size`` among the labels by to ``counts``, at most ``most`` each, by largest remainder."""
     total = max(1, sum(counts.values()))
     ideal = {label: size * n / total for label, n in counts.items()}
     quota = {label: min(math.floor(share), max(0, most[label])) for label, share in ideal.items()}

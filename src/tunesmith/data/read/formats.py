@@ -345,12 +345,17 @@ def _sharegpt(row: dict[str, Any], notes: list[str]) -> tuple[Message, ...]:
 def _prompt_completion(row: dict[str, Any], notes: list[str]) -> tuple[Message, ...]:
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, list | dict):
-        shown = _messages(prompt, "prompt", notes)
+        shown = _shown_only(_messages(prompt, "prompt", notes))
     else:
         shown = (Message("user", _text(prompt, "prompt")),)
     if isinstance(completion, list | dict):
         return shown + _messages(completion, "completion", notes)
     return (*shown, Message("assistant", _text(completion, "completion")))
+
+
+def _shown_only(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Assistant turns inside a prompt are examples to look at, not answers to learn."""
+    return tuple(replace(m, weight=0.0) if m.role == "assistant" else m for m in messages)
 
 
 def _alpaca(row: dict[str, Any], notes: list[str]) -> tuple[Message, ...]:
@@ -368,7 +373,7 @@ def _evals(row: dict[str, Any], notes: list[str]) -> tuple[Message, ...]:
         ideal = ideal[0] if ideal else None
     answer = Message("assistant", _text(ideal if _is_text(ideal) else _scalar(ideal, "ideal"), "ideal"))
     if isinstance(asked, list | dict):
-        return (*(replace(m, weight=0.0) for m in _messages(asked, "input", notes)), answer)
+        return (*_shown_only(_messages(asked, "input", notes)), answer)
     return (Message("user", _text(asked, "input")), answer)
 
 
