@@ -78,10 +78,7 @@ def show(name: str, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2))
         return
     for key, value in facts.items():
-        text = (
-            ", ".join(map(str, value)) if isinstance(value, list) else "no" if value is None else str(value)
-        )
-        click.echo(f"{key.replace('_', ' ') + ':':<16}{text}")
+        click.echo(f"{key.replace('_', ' ') + ':':<16}{_text(value)}")
 
 
 @command.command("pull")

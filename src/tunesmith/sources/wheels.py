@@ -219,8 +219,9 @@ def _recorded(requirement: str) -> str | None:
 
 
 def _record(requirement: str, digest: str) -> None:
-    with cache.locked("wheels", "wheels.json"):
-        known = cache.read_json(cache.home() / "wheels.json")
-        cache.write_json(
-            cache.home() / "wheels.json", {**(known if isinstance(known, dict) else {}), requirement: digest}
-        )
+    file = cache.home() / "wheels.json"
+    with cache.locked("wheels", file.name):
+        for left in file.parent.glob(f".{file.name}.*"):  # by a process that was killed here
+            left.unlink()
+        known = cache.read_json(file)
+        cache.write_json(file, {**(known if isinstance(known, dict) else {}), requirement: digest})
