@@ -33,8 +33,10 @@ def read_rows(path: Path) -> Iterator[Row]:
                     number += 1
                     try:
                         yield number, batch.slice(i, 1).to_pylist()[0]
-                    except UnicodeDecodeError:
-                        yield number, BadRow(number, "text that is not UTF-8")
-        except (pa.ArrowException, OSError) as error:
+                    except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date out of range
+                        yield number, BadRow(number, f"a value that cannot be read ({error})")
+        except DataError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
             why = " ".join(str(error).split())[:200]
             raise DataError(f"{path.name}: not a whole Parquet file ({why}). Write it again.") from error
