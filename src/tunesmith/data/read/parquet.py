@@ -33,7 +33,7 @@ def read_rows(path: Path) -> Iterator[Row]:
                     number += 1
                     try:
                         yield number, batch.slice(i, 1).to_pylist()[0]
-                    except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date out of range
+                    except (ValueError, OverflowError) as error:  # no UTF-8, a year beyond 9999
                         yield number, BadRow(number, f"a value that cannot be read ({error})")
         except DataError:
             raise
