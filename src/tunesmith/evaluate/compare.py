@@ -339,9 +339,10 @@ def choose(
             reason += f" It is {_lead(pairs[choice.id, beaten[0].id])}."
         change = _more_items(against, margin)
     else:
-        against = pairs[choice.id, others[0].id]
+        rival = (cheaper_and_out or others)[0]  # against a cheaper one: what the extra cost buys
+        against = pairs[choice.id, rival.id]
         reason = f"Use {shown}: {_lead(against)}."
-        change = _what_reverses(against, choice, others[0])
+        change = _what_reverses(against, choice, rival)
     for guardrail in choice.unmeasured:
         reason += f" Its {guardrail} was not measured."
         change = f"A measurement of {guardrail}. {change}"

@@ -1,0 +1,237 @@
+"""Small pictures as inline SVG: pure functions from numbers to text.
+
+Colours come from the page's style sheet through classes, so that the pictures follow its light and dark
+modes. Each picture is drawn for a width of 480 units, readable from a phone to a printed page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from typing import NamedTuple
+
+WIDTH = 480
+UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
+DURATIONS = (
+    1.0,
+    10.0,
+    60.0,
+    600.0,
+    3600.0,
+    36_000.0,
+    86_400.0,
+    864_000.0,
+    8_640_000.0,
+)  # ticks of cost, seconds
+
+
+class Whisker(NamedTuple):
+    """One candidate: ``key`` is its number in the table, ``cost`` in seconds, ``text`` its value in words."""
+
+    key: int
+    label: str
+    value: float
+    low: float
+    high: float
+    cost: float
+    text: str
+    chosen: bool = False
+
+
+def candidates_chart(rows: Sequence[Whisker], title: str) -> str:
+    """Dot and whisker of each candidate, the best on top, the choice highlighted.
+
+    Args:
+        rows: One per candidate, at least one; values in [0, 1].
+        title: What a screen reader says, and the name of the axis.
+    """
+    ordered = sorted(rows, key=lambda r: -r.value)
+    top, step, left, right = 8, 44, 10, WIDTH - 10
+    ticks = _ticks(min(r.low for r in rows), max(r.high for r in rows))
+    x = _scale(ticks[0], ticks[-1], left, right)
+    bottom = top + step * len(ordered)
+    parts = [_line(x(t), top, x(t), bottom, "grid") for t in ticks]
+    parts += [_text(x(t), bottom + 16, _number(t), "tick", _anchor(x(t))) for t in ticks]
+    for i, row in enumerate(ordered):
+        y = top + step * i + 30
+        name = "choice" if row.chosen else "other"
+        parts += [
+            _text(left, y - 14, f"{row.key}. {row.label}", f"label {name}", "start"),
+            _text(right, y - 14, row.text, f"label {name}", "end"),
+            _line(x(row.low), y, x(row.high), y, f"whisker {name}"),
+            *(_line(x(end), y - 4, x(end), y + 4, f"whisker {name}") for end in (row.low, row.high)),
+            _circle(x(row.value), y, 5, f"dot {name}"),
+        ]
+    return _svg(bottom + 24, title, parts)
+
+
+def cost_chart(rows: Sequence[Whisker], title: str) -> str:
+    """Quality against cost: seconds to train and to answer 10,000 times on a logarithmic axis.
+
+    Args:
+        rows: One per candidate, at least one; a candidate of unknown cost is left out.
+        title: What a screen reader says.
+    """
+    known = [r for r in rows if math.isfinite(r.cost)]
+    if not known:
+        return ""
+    left, right, top, bottom = 44, WIDTH - 16, 12, 230
+    ticks = _ticks(min(r.value for r in known), max(r.value for r in known))
+    costs = [max(1.0, r.cost) for r in known]
+    first = max(i for i, size in enumerate(DURATIONS) if size <= min(costs))
+    last = next((i for i, size in enumerate(DURATIONS) if size >= max(costs)), len(DURATIONS) - 1)
+    durations = DURATIONS[first : max(last, first + 1) + 1]
+    across = _scale(math.log10(durations[0]), math.log10(durations[-1]), left + 12, right - 12)
+    y = _scale(ticks[0], ticks[-1], bottom, top)
+    parts = [_line(left, y(t), right, y(t), "grid") for t in ticks]
+    parts += [_text(left - 6, y(t) + 4, _number(t), "tick", "end") for t in ticks]
+    parts += [_line(across(math.log10(d)), top, across(math.log10(d)), bottom, "grid") for d in durations]
+    parts += [
+        _text(across(math.log10(d)), bottom + 18, _duration(d), "tick", _anchor(across(math.log10(d))))
+        for d in durations
+    ]
+    taken: list[tuple[float, float]] = []
+    for row in sorted(known, key=lambda r: not r.chosen):
+        cx, cy = across(math.log10(max(durations[0], row.cost))), y(row.value)
+        while any(abs(cx - px) < 20 and abs(cy - py) < 20 for px, py in taken):
+            cx += 20  # two candidates in one place: side by side rather than hidden
+        taken.append((cx, cy))
+        name = "choice" if row.chosen else "other"
+        parts += [_circle(cx, cy, 10, f"dot {name}"), _text(cx, cy + 4, str(row.key), "key", "middle")]
+    return _svg(bottom + 26, title, parts)
+
+
+def loss_chart(
+    train: Sequence[tuple[float, float]],
+    validation: Sequence[tuple[float, float]],
+    best_step: float | None,
+    title: str,
+) -> str:
+    """Training and validation loss by step, with the step whose weights were kept.
+
+    Args:
+        train: (step, loss in nats per token), in order.
+        validation: The same for the validation examples.
+        best_step: Step to mark, or None.
+        title: What a screen reader says.
+    """
+    points = [p for p in (*train, *validation) if math.isfinite(p[1])]
+    if not points:
+        return ""
+    left, right, top, bottom = 44, WIDTH - 16, 30, 230
+    losses = sorted(p[1] for p in points)
+    # the first steps of a training run may be far above the rest; they must not flatten the whole picture
+    highest = min(losses[-1], 4 * losses[len(losses) // 2])
+    ticks = _ticks(losses[0], highest)
+    first, last = min(p[0] for p in points), max(p[0] for p in points)
+    x, y = _scale(first, last, left, right), _scale(ticks[0], ticks[-1], bottom, top)
+    parts = [_line(left, y(t), right, y(t), "grid") for t in ticks]
+    parts += [_text(left - 6, y(t) + 4, _number(t), "tick", "end") for t in ticks]
+    steps = [round(t) for t in _ticks(first, last) if first <= t <= last and t == round(t)]
+    parts += [_text(x(s), bottom + 18, str(s), "tick", _anchor(x(s))) for s in steps]
+    if best_step is not None and first <= best_step <= last:
+        parts += [
+            _line(x(best_step), top, x(best_step), bottom, "mark"),
+            _text(x(best_step), top - 8, f"kept: step {best_step:g}", "tick", _anchor(x(best_step))),
+        ]
+    for name, curve in (("train", train), ("validation", validation)):
+        inside = [(x(s), y(min(v, ticks[-1]))) for s, v in curve if math.isfinite(v)]
+        if inside:
+            path = " ".join(f"{px:.1f},{py:.1f}" for px, py in inside)
+            parts.append(f'<polyline class="curve {name}" points="{path}"/>')
+    parts += [_circle(x(s), y(min(v, ticks[-1])), 3.5, "point") for s, v in validation if math.isfinite(v)]
+    return _svg(bottom + 26, title, parts)
+
+
+def confusion_chart(counts: Sequence[Sequence[int]], labels: Sequence[str], title: str) -> str:
+    """Which label was answered (columns) for which right label (rows); darker is a larger share of the row.
+
+    Args:
+        counts: Shape (K, K), rows are right labels.
+        labels: The K labels, at most about 20.
+        title: What a screen reader says.
+    """
+    longest = max(len(label) for label in labels)
+    left = min(150, 14 + 7 * min(longest, 20))
+    cell = min(64.0, (WIDTH - left - 4) / len(labels))
+    size = cell - 1  # a gap of one unit between cells
+    # labels across the top stand upright when their column is too narrow for them
+    upright = 7 * min(longest, 20) > cell
+    top = (16 + 6.2 * min(longest, 20)) if upright else 24
+    parts = []
+    for i, row in enumerate(counts):
+        total = sum(row) or 1
+        y = top + i * cell
+        parts.append(_text(left - 6, y + cell / 2 + 4, _short(labels[i]), "tick", "end"))
+        for j, count in enumerate(row):
+            x = left + j * cell
+            name = "hit" if i == j else "miss"
+            parts.append(
+                f'<rect class="{name}" x="{x:.1f}" y="{y:.1f}" width="{size:.1f}" height="{size:.1f}" '
+                f'fill-opacity="{0.06 + 0.7 * count / total:.2f}"/>'
+            )
+            if count and cell >= 16:
+                parts.append(_text(x + cell / 2, y + cell / 2 + 4, str(count), "cell", "middle"))
+    for j, label in enumerate(labels):
+        x = left + (j + 0.5) * cell
+        turn = f' transform="rotate(-90 {x + 4:.1f} {top - 6:.1f})"' if upright else ""
+        shift = 4 if upright else 0
+        anchor = "start" if upright else "middle"
+        parts.append(
+            f'<text class="tick" x="{x + shift:.1f}" y="{top - 6:.1f}" text-anchor="{anchor}"{turn}>'
+            f"{escape(_short(label))}</text>"
+        )
+    return _svg(top + cell * len(labels) + 4, title, parts)
+
+
+# ── pieces ───────────────────────────────────────────────────────────────────────────────────────────────
+def _svg(height: float, title: str, parts: Iterable[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'
+        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
+    )
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    span = (high - low) or 1.0
+    return lambda value: start + (end - start) * (value - low) / span
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Four to eight round numbers that enclose both ends."""
+    span = max(high - low, 1e-6 * max(abs(high), abs(low), 1e-6))
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    step = next(power * m for m in (1, 2, 5, 10) if span / (power * m) <= 6)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(k * step, 12) for k in range(first, max(last, first + 1) + 1)]
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}"
+
+
+def _duration(seconds: float) -> str:
+    unit, size = next(((u, s) for u, s in UNITS if seconds >= s), ("s", 1.0))
+    return f"{seconds / size:g} {unit}"
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 20 else label[:19] + "…"
+
+
+def _anchor(x: float) -> str:
+    """Text near an edge is set inwards."""
+    return "start" if x < 30 else "end" if x > WIDTH - 30 else "middle"
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, name: str) -> str:
+    return f'<line class="{name}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _circle(x: float, y: float, radius: float, name: str) -> str:
+    return f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"/>'
+
+
+def _text(x: float, y: float, text: str, name: str, anchor: str) -> str:
+    return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'

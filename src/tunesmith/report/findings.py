@@ -1,0 +1,204 @@
+"""From numbers to sentences: what a reader should know, the most important first. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tunesmith.evaluate.compare import LEVEL, METRIC_NAMES, candidate_cost
+
+Json = Mapping[str, Any]
+
+
+def headline(report: Json) -> str:
+    """Whether fine-tuning was worth it, in a few words."""
+    choice = report["verdict"]["choice"]
+    if choice is None:
+        return "No verdict"
+    usable = [c["id"] for c in report["candidates"] if c.get("status") == "ok"]
+    tuned = [name for name in usable if is_tuned(name)]
+    others = [name for name in usable if not is_tuned(name)]
+    if is_tuned(choice):
+        if not others:
+            return "Fine-tuned, with nothing to compare it with"
+        if all(shows(difference(report, choice, name)) for name in others):
+            return "Fine-tuning is worth it"
+        return "Fine-tuning is the cheapest way that keeps up"
+    if not tuned:
+        return "No fine-tuned candidate to judge"
+    if all(shows(difference(report, choice, name)) for name in tuned):
+        return "Fine-tuning is not worth it"
+    if any(shows(difference(report, name, choice)) for name in tuned):
+        return "Fine-tuning gains too little to be worth it"
+    return "No evidence that fine-tuning is worth it"
+
+
+def key_findings(report: Json) -> list[str]:
+    """What stands out in a report, as sentences, the most important first.
+
+    Args:
+        report: The content of ``report.json``.
+
+    Returns:
+        Sentences; empty when nothing stands out.
+    """
+    ranked = [
+        *_worth_of_tuning(report),
+        *_forgetting(report),
+        *_overfitting(report),
+        *_cost(report),
+        *_data(report),
+        *_test_set(report),
+        *_failures(report),
+    ]
+    return [text for _, text in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def is_tuned(candidate: str) -> bool:
+    return candidate.startswith("tune/")
+
+
+def difference(report: Json, a: str, b: str) -> dict[str, Any] | None:
+    """The comparison of two candidates with the sign of a − b, or None where they were not compared."""
+    for c in report["comparisons"]:
+        if (c["a"], c["b"]) == (a, b):
+            return dict(c)
+        if (c["a"], c["b"]) == (b, a):
+            return {**c, "a": a, "b": b, "difference": -c["difference"], "low": -c["high"], "high": -c["low"]}
+    return None
+
+
+def shows(comparison: Json | None) -> bool:
+    """Whether a comparison shows that a is better than b."""
+    return comparison is not None and comparison["low"] > 0 and comparison["adjusted_p_value"] < LEVEL
+
+
+def confused_pairs(matrix: Sequence[Sequence[int]], labels: Sequence[str], most: int) -> list[dict[str, Any]]:
+    """The labels most often taken for another: target, prediction, count, share of the target's examples."""
+    mistakes = [
+        (count, labels[i], labels[j], sum(row))
+        for i, row in enumerate(matrix)
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    mistakes.sort(key=lambda m: (-m[0], m[1], m[2]))
+    return [
+        {"target": target, "prediction": prediction, "count": count, "share": count / total}
+        for count, target, prediction, total in mistakes[:most]
+    ]
+
+
+# ── each returns (rank, sentence); a smaller rank comes first ────────────────────────────────────────────
+def _worth_of_tuning(report: Json) -> list[tuple[int, str]]:
+    metric = report["task"]["metric"]
+    values = {
+        c["id"]: c["metrics"][metric]["value"]
+        for c in report["candidates"]
+        if c.get("status") == "ok" and metric in c.get("metrics", {})
+    }
+    tuned = max((n for n in values if is_tuned(n)), key=values.__getitem__, default=None)
+    found = []
+    others = [n for n in values if not is_tuned(n)]
+    rival = max(others, key=values.__getitem__, default=None)
+    for rank, other in enumerate(dict.fromkeys([rival, "prompt/zero-shot"])):
+        comparison = difference(report, tuned, other) if tuned and other else None
+        if comparison is None:
+            continue
+        gain = f"{100 * comparison['difference']:+.1f} points of {METRIC_NAMES[metric]}"
+        interval = f"95 % interval {100 * comparison['low']:.1f} to {100 * comparison['high']:.1f}"
+        if shows(comparison) or shows(difference(report, str(other), str(tuned))):
+            text = f"The best fine-tuned candidate, {tuned}, against {other}: {gain} ({interval})."
+        else:
+            detect = 100 * comparison["minimum_detectable_effect"]
+            text = (
+                f"The best fine-tuned candidate, {tuned}, against {other}: no evidence of a difference "
+                f"(could detect ≥ {detect:.1f} pt); observed {gain} ({interval})."
+            )
+        found.append((rank, text))
+    return found
+
+
+def _forgetting(report: Json) -> list[tuple[int, str]]:
+    found = []
+    for candidate in report["candidates"]:
+        part = candidate.get("forgetting") or {}
+        if not is_tuned(candidate["id"]) or candidate.get("status") != "ok":
+            continue
+        if part.get("status") == "not_run" or "verdict" not in part:
+            reason = part.get("reason") or "no result was stored"
+            found.append((12, f"What {candidate['id']} forgot was not measured: {reason}."))
+            continue
+        lost = [
+            f"{name} {_signed(s['difference'], s.get('unit'))}"
+            for name, s in part.get("suites", {}).items()
+            if s["low"] > 0 or s["high"] < 0
+        ]
+        detail = f" ({', '.join(lost)})" if lost else "; no probe suite changed beyond chance"
+        rank = 10 if part["verdict"] in ("none", "mild") else 2
+        found.append((rank, f"Forgetting of {candidate['id']}: {part['verdict']}{detail}."))
+    return found
+
+
+def _overfitting(report: Json) -> list[tuple[int, str]]:
+    return [
+        (3, f"{candidate['id']}: {part['sentence']}")
+        for candidate in report["candidates"]
+        if (part := candidate.get("overfitting") or {}).get("verdict") == "overfit"
+    ]
+
+
+def _cost(report: Json) -> list[tuple[int, str]]:
+    choice = report["verdict"]["choice"]
+    costs = {
+        c["id"]: candidate_cost(c.get("train_seconds"), c.get("seconds_per_example"))
+        for c in report["candidates"]
+        if c.get("status") == "ok" and c.get("seconds_per_example") is not None
+    }
+    if choice not in costs or len(costs) < 2:
+        return []
+    dearest = max(costs, key=costs.__getitem__)
+    if dearest == choice or costs[choice] <= 0 or costs[dearest] < 1.5 * costs[choice]:
+        return []
+    times = costs[dearest] / costs[choice]
+    return [
+        (6, f"Training and 10,000 answers take {times:,.1f} times as long with {dearest} as with {choice}.")
+    ]
+
+
+def _data(report: Json) -> list[tuple[int, str]]:
+    return [
+        (5 if finding["severity"] == "error" else 8, f"Data: {finding['message'].rstrip('.')}.")
+        for finding in report["data"]["findings"]
+        if finding["severity"] in ("error", "warning")
+    ]
+
+
+def _test_set(report: Json) -> list[tuple[int, str]]:
+    found = []
+    planned = report.get("minimum_detectable_effect")
+    if planned and planned["points"] > 5:
+        found.append((
+            7,
+            f"The test split is small: {planned['n']:,} examples detect differences of about "
+            f"{planned['points']:.1f} points or more.",
+        ))  # fmt: skip
+    looks = report["test_looks"]
+    if looks > 1:
+        found.append(
+            (9, f"Test results were looked at {looks} times; each look makes them a little less honest.")
+        )
+    return found
+
+
+def _failures(report: Json) -> list[tuple[int, str]]:
+    return [
+        (4, f"{c['id']} {c['status'].replace('_', ' ')}: {c.get('reason') or 'no reason was stored'}")
+        for c in report["candidates"]
+        if c.get("status") != "ok"
+    ]
+
+
+def _signed(value: float, unit: str | None) -> str:
+    if unit and "nat" in unit:
+        return f"{value:+.3f} {unit}"
+    return f"{100 * value:+.1f} points"

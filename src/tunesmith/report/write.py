@@ -1,0 +1,236 @@
+"""Read what a run left behind, compare its candidates, and write the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tunesmith.config import FORMAT_VERSION
+from tunesmith.errors import RunError
+from tunesmith.evaluate.compare import choose, compare_all, item_scores, read_contender
+from tunesmith.measures.metrics import confusion_matrix
+from tunesmith.measures.uncertainty import minimum_detectable_effect
+from tunesmith.records import Example, Prediction
+from tunesmith.report.card import model_card
+from tunesmith.report.findings import is_tuned
+from tunesmith.report.html import Answer, Curve, Evidence, render_html
+from tunesmith.run import Run, read_examples, read_json, read_predictions, write_atomic, write_json
+
+ANSWERS_SHOWN = 6  # examples per heading
+ANSWER_LENGTH = 400  # characters shown of an input or an answer
+PARTS = ("overfitting", "forgetting", "bias", "memorization")
+
+Json = dict[str, Any]
+
+
+def write_report(run: Run) -> Json:
+    """Compare the candidates of a run and write the verdict.
+
+    Reads run.yaml, data.json, plan.json, splits/test.parquet, and of every candidate evaluation.json,
+    predictions.parquet and metrics.jsonl. Writes report.json, report.html, and a README.md beside the weights
+    of every fine-tuned candidate.
+
+    Args:
+        run: A run whose candidates were evaluated.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        NotFoundError: If data.json or plan.json is not there.
+        RunError: If a file is damaged, or no candidate was evaluated.
+        EvaluationError: If candidates answered different test examples.
+    """
+    settings, data, plan = run.settings(), read_json(run.data_file), read_json(run.plan_file)
+    config = settings["config"]
+    task, margin = config["task"], config.get("margin", 0.01)
+    candidates = _read_candidates(run, plan)
+    predictions = {
+        c["id"]: stored
+        for c in candidates
+        if c["status"] == "ok" and (stored := _read_predictions(run, c["id"]))
+    }
+    for candidate in candidates:
+        if candidate["status"] == "ok" and candidate["id"] not in predictions:
+            candidate |= {"status": "not_run", "reason": "it has no stored predictions"}
+    comparisons = compare_all(predictions, task["metric"], np.random.default_rng(config.get("seed", 0)))
+    contenders = [read_contender(c, task["metric"]) for c in candidates]
+    verdict = choose(contenders, comparisons, metric=task["metric"], margin=margin)
+    splits = data["splits"]
+    report: Json = {
+        "format_version": FORMAT_VERSION,
+        "name": settings.get("name", run.folder.name),
+        "created": settings.get("created", ""),
+        "task": {"kind": task["kind"], "metric": task["metric"]},
+        "data": {
+            **{part: splits[part]["count"] for part in ("train", "validation", "test")},
+            "findings": data.get("findings", []),
+            "rows": data.get("rows"),
+            "accepted": data.get("accepted"),
+            "rejected": data.get("rejected"),
+            "source": data.get("source"),
+            "sha256": {part: splits[part]["sha256"] for part in ("train", "validation", "test")},
+            "labels": data.get("labels"),
+        },
+        "candidates": candidates,
+        "comparisons": [c.to_json() for c in comparisons],
+        "verdict": verdict.to_json(),
+        "test_looks": run.test_looks(),
+        "minimum_detectable_effect": _planned_effect(plan, splits["test"]["count"]),
+        "plan": {"choices": plan.get("choices", []), "candidates": plan.get("candidates", [])},
+        "settings": config,
+        "command": settings.get("command"),
+        "versions": settings.get("versions", {}),
+        "hardware": settings.get("hardware", {}),
+    }
+    write_json(run.report_file, report)
+    write_atomic(run.html_file, render_html(report, _evidence(run, report, predictions)))
+    for candidate in candidates:
+        if candidate["status"] == "ok" and is_tuned(candidate["id"]):
+            _write_card(run, candidate, report)
+    return report
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────
+def _read_candidates(run: Run, plan: Json) -> list[Json]:
+    """Evaluations in the plan's order; what was planned and has none is said not to have run."""
+    files = sorted((run.folder / "candidates").glob("*/evaluation.json"))
+    found = {evaluation["id"]: evaluation for evaluation in map(read_json, files)}
+    if not found:
+        raise RunError(
+            f"{run.folder}: no candidate was evaluated, so there is nothing to report. Run it again."
+        )
+    planned = {c["id"]: c for c in plan.get("candidates", [])}
+    missing = {
+        name: {"id": name, "status": "not_run", "reason": "it was planned but not evaluated", "metrics": {},
+               "baseline": c.get("baseline", False)}
+        for name, c in planned.items()
+        if name not in found
+    }  # fmt: skip
+    everything = found | missing
+    order = [*planned, *(name for name in found if name not in planned)]
+    return [_complete(everything[name]) for name in order]
+
+
+def _complete(evaluation: Json) -> Json:
+    """An evaluation in which every part that was not measured says so, and why."""
+    complete: Json = {"status": "ok", "reason": "", "baseline": False, "metrics": {}} | evaluation
+    for key in ("trainable_parameters", "train_seconds", "tokens_trained", "seconds_per_example",
+                "tokens_per_example", "peak_memory_bytes"):  # fmt: skip
+        complete.setdefault(key, None)
+    if complete["status"] != "ok":
+        reason = "the candidate has no result"
+    elif is_tuned(complete["id"]):
+        reason = "no result was stored"
+    else:
+        reason = "no model was changed"
+    for part in PARTS:
+        if not complete.get(part):
+            complete[part] = {"status": "not_run", "reason": reason}
+    return complete
+
+
+def _read_predictions(run: Run, candidate: str) -> list[Prediction]:
+    path = run.candidate(candidate) / "predictions.parquet"
+    return read_predictions(path) if path.is_file() else []
+
+
+def _planned_effect(plan: Json, test: int) -> Json:
+    """What the test split can show, from the plan's guess of how often candidates disagree."""
+    planned = plan.get("minimum_detectable_effect") or {}
+    n, discordance = planned.get("n", test), planned.get("discordance", 0.15)
+    return {"points": 100 * minimum_detectable_effect(n, discordance), "n": n, "discordance": discordance}
+
+
+# ── what the page shows beside the numbers ───────────────────────────────────────────────────────────────
+def _evidence(run: Run, report: Json, predictions: Mapping[str, Sequence[Prediction]]) -> Evidence:
+    curves = {
+        c["id"]: curve
+        for c in report["candidates"]
+        if c["status"] == "ok" and (curve := _read_curve(run.candidate(c["id"]) / "metrics.jsonl", c))
+    }
+    choice = report["verdict"]["choice"]
+    if choice is None:
+        return Evidence(curves)
+    answers = predictions[choice]
+    labels: list[str] = []
+    matrix: list[list[int]] = []
+    if report["task"]["kind"] == "classification":
+        seen = {p.target for p in answers} | {p.prediction for p in answers}
+        labels = [*(name for name in report["data"]["labels"] or {} if name in seen)]
+        labels += sorted(seen - set(labels))
+        matrix = confusion_matrix(
+            [p.prediction for p in answers], [p.target for p in answers], labels
+        ).tolist()
+    return Evidence(curves, labels, matrix, _answers(run, answers, report["task"]))
+
+
+def _read_curve(path: Path, candidate: Json) -> Curve | None:
+    if not path.is_file():
+        return None
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break  # a kill may have cut the last line short
+    train = tuple((r["step"], r["loss"]) for r in rows if r.get("loss") is not None)
+    validation = tuple(
+        (r["step"], r["validation_loss"]) for r in rows if r.get("validation_loss") is not None
+    )
+    return Curve(train, validation, (candidate["overfitting"] or {}).get("best_step"))
+
+
+def _answers(run: Run, predictions: Sequence[Prediction], task: Json) -> dict[str, list[Answer]]:
+    """Confident mistakes for labels; the best and the worst answers for texts."""
+    path = run.folder / "splits" / "test.parquet"
+    shown = {e.id: _input(e) for e in read_examples(path)} if path.is_file() else {}
+    scored = list(zip(item_scores(predictions, task["metric"]), predictions, strict=True))
+
+    def answers(chosen: Sequence[tuple[float, Prediction]]) -> list[Answer]:
+        return [
+            Answer(
+                _cut(shown.get(p.example_id, "(not stored)")), _cut(p.target), _cut(p.prediction), value,
+                max(p.probabilities) if p.probabilities else None,
+            )
+            for value, p in chosen[:ANSWERS_SHOWN]
+        ]  # fmt: skip
+
+    if task["kind"] == "classification":
+        wrong = [pair for pair in scored if pair[0] == 0]
+        wrong.sort(key=lambda pair: (-max(pair[1].probabilities or (0.0,)), pair[1].example_id))
+        heading = (
+            "Its most confident mistakes" if wrong and wrong[0][1].probabilities else "Some of its mistakes"
+        )
+        return {heading: answers(wrong)}
+    scored.sort(key=lambda pair: (pair[0], pair[1].example_id))
+    return {"Its worst answers": answers(scored), "Its best answers": answers(scored[::-1])}
+
+
+def _input(example: Example) -> str:
+    if example.text is not None:
+        return example.text
+    return next((m.content for m in reversed(example.prompt) if m.role == "user"), "")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= ANSWER_LENGTH else text[: ANSWER_LENGTH - 1] + "…"
+
+
+def _write_card(run: Run, candidate: Json, report: Json) -> None:
+    """A README.md in the folder that holds the candidate's weights, if it was kept."""
+    details = candidate.get("details") or {}
+    base_model = details.get("base_model") or candidate["id"].split("/")[1]
+    libraries: dict[str, Literal["peft", "transformers"]] = {"adapter": "peft", "model": "transformers"}
+    for folder, library in libraries.items():
+        path = run.candidate(candidate["id"]) / folder
+        if path.is_dir():
+            card = model_card(
+                candidate, report, library=library, base_model=base_model,
+                license=details.get("license"), languages=details.get("languages") or (),
+            )  # fmt: skip
+            write_atomic(path / "README.md", card)
