@@ -30,8 +30,7 @@ class Check:
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_context
-def command(ctx: click.Context, as_json: bool) -> None:
+def command(as_json: bool) -> None:
     """Say what this machine can do, and what is missing. Exits with 1 when something needed is broken."""
     checks = run_checks()
     broken = [check for check in checks if check.status == "broken"]
@@ -48,7 +47,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
             click.echo(f"{marks[check.status]}  {check.name:<13} {check.text}")
         click.echo(f"\n{verdict}")
     if broken:
-        ctx.exit(1)
+        sys.exit(1)
 
 
 def run_checks() -> list[Check]:
