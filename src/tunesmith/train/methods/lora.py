@@ -12,7 +12,8 @@ same products with nothing kept that the backward pass does not need.
 
 from __future__ import annotations
 
-import copy
+import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def attach(model: Any, settings: Lora) -> Attached:
         task_type="CAUSAL_LM",
     )  # fmt: skip
     try:
-        peft_model = get_peft_model(model, config)
+        with warnings.catch_warnings():  # peft asks transformers for a property by its old name
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            peft_model = get_peft_model(model, config)
     except ValueError as error:
         raise ConfigError(f"method.target_modules: {error}") from error
     inner = peft_model.get_base_model()
@@ -50,14 +53,12 @@ def attach(model: Any, settings: Lora) -> Attached:
 
 def save_adapter(peft_model: Any, folder: Path) -> None:
     """Write the adapter as peft does, without the base's place on this machine."""
-    original = peft_model.peft_config
-    try:
-        peft_model.peft_config = copy.deepcopy(original)
-        for config in peft_model.peft_config.values():
-            config.base_model_name_or_path = Path(config.base_model_name_or_path or "").name
-        peft_model.save_pretrained(folder)
-    finally:
-        peft_model.peft_config = original
+    # save_embedding_layers: left to itself, peft asks the hub whether the base's vocabulary was resized
+    peft_model.save_pretrained(folder, save_embedding_layers=False)
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = Path(config["base_model_name_or_path"] or "").name
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (folder / "README.md").unlink(missing_ok=True)  # peft's stub; ours is written with the report
 
 

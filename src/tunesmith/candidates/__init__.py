@@ -1,0 +1,13 @@
+"""Candidates: ways to solve the task. One family, one file; this table is all that knows them."""
+
+from __future__ import annotations
+
+from tunesmith.candidates.baseline import BASELINE
+from tunesmith.candidates.candidate import Candidate, Context, Family, Fit
+from tunesmith.candidates.embedding import EMBEDDING
+from tunesmith.candidates.prompt import PROMPT
+from tunesmith.candidates.tuned import TUNED
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (BASELINE, PROMPT, EMBEDDING, TUNED)}
+
+__all__ = ["FAMILIES", "Candidate", "Context", "Family", "Fit"]

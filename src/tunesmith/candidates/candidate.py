@@ -1,0 +1,60 @@
+"""What a candidate is: one way to solve the task, judged by the same code on the same test examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from tunesmith.config import Config
+from tunesmith.records import Example, Prediction
+from tunesmith.tasks import Task
+
+# (what is being done, done so far, of how many, values to show)
+Listener = Callable[[str, float, float, dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What candidates share. ``settings`` are the plan's, with nothing left to choose."""
+
+    config: Config
+    task: Task
+    model: str
+    loop: dict[str, Any]  # keyword arguments of train.loop.LoopSettings, learning rate and epochs per method
+    max_length: int
+    listener: Listener
+
+
+@dataclass(slots=True)
+class Fit:
+    """What fitting gave: for the report's entry of the candidate."""
+
+    trainable_parameters: int = 0
+    train_seconds: float = 0.0
+    tokens_trained: int = 0
+    details: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)  # overfitting, forgetting
+
+
+class Candidate(Protocol):
+    """``fit`` sees train and validation only; ``predict`` is asked once for the test examples."""
+
+    def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit: ...
+
+    def predict(self, examples: Sequence[Example]) -> list[Prediction]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A row of the table of candidates: which ids a config asks for, and how one is built.
+
+    ``build`` takes the context, the candidate's id and its folder.
+    """
+
+    name: str
+    ids: Callable[[Config, str], list[str]]
+    baseline: bool
+    reason: str
+    build: Callable[[Context, str, Path], Candidate]

@@ -1,0 +1,182 @@
+"""``tune/<model>/<method>``: the model fine-tuned, with what that cost it measured beside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tunesmith.candidates.candidate import Context, Family, Fit
+from tunesmith.config import Config
+from tunesmith.errors import TrainingError
+from tunesmith.records import Example, Prediction
+
+if TYPE_CHECKING:
+    import torch
+
+    from tunesmith.data.render import Rendered, Renderer
+    from tunesmith.model.load import LanguageModel
+    from tunesmith.train.loop import LoopSettings, TrainResult
+    from tunesmith.train.methods import Attached
+
+FIXED_SUBSET = 200  # train and validation examples on which overfitting is measured
+VALIDATION_LIMIT = 128  # examples on which the loss is followed during training
+
+
+class Tuned:
+    """Trains, keeps the best checkpoint, saves it, and measures overfitting and forgetting."""
+
+    def __init__(self, context: Context, candidate_id: str, folder: Path) -> None:
+        self.context, self.id, self.folder = context, candidate_id, folder
+        self.method = next(m for m in context.config.method if m.kind == candidate_id.rsplit("/", 1)[1])
+        self._trained: tuple[LanguageModel, Renderer] | None = None
+
+    def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit:
+        import torch
+
+        from tunesmith.data.render import Renderer
+        from tunesmith.model.load import load_model
+        from tunesmith.train.loop import LoopSettings, train as run_loop
+        from tunesmith.train.methods import METHODS
+
+        listener, config = self.context.listener, self.context.config
+        listener(f"{self.id}: loading {self.context.model}", 0, 0, {})
+        lm = load_model(self.context.model)
+        renderer = Renderer(lm.tokenizer, self.context.max_length, config.train.train_on)
+        rendered, findings = self._render(renderer, train)
+        held_out, _ = self._render(renderer, validation)
+        base = self._base_scores(lm, held_out)
+
+        settings = LoopSettings(**self.context.loop[self.method.kind])
+        torch.manual_seed(settings.seed)
+        attached = METHODS[self.method.kind].attach(lm.model, self.method)
+        lm.model = attached.model
+        before = {name: p.detach().clone() for name, p in attached.trainable.items()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        result = run_loop(
+            attached.model, attached.trainable, rendered, held_out[:VALIDATION_LIMIT], settings, self.folder,
+            packed=lm.packed, listener=lambda event: listener(f"{self.id}: training", event["step"], event["steps"], event),
+        )  # fmt: skip
+        if all(torch.equal(before[name], p) for name, p in attached.trainable.items()):
+            raise TrainingError(
+                f"{self.id}: training changed nothing: the best validation loss was that of the base model "
+                f"({result.best_validation_loss:.4f}, after {result.last_step} steps {result.last_validation_loss:.4f}). "
+                "Lower train.learning_rate, or use the base model with a prompt."
+            )
+        del before
+        lm.model.eval()
+        self._save(attached, lm)
+        self._trained = lm, Renderer(lm.tokenizer, lm.max_length)
+        measured = {
+            "overfitting": self._overfitting(lm, rendered, held_out, settings, result),
+            "forgetting": self._forgetting(lm, held_out, base),
+        }
+        return Fit(
+            attached.trainable_parameters, result.seconds, result.tokens, self._details(settings, result, findings), measured
+        )
+
+    def predict(self, examples: Sequence[Example]) -> list[Prediction]:
+        if self._trained is None:
+            raise TrainingError(f"{self.id}: predict was called before fit.")
+        lm, renderer = self._trained
+        total, done = len(examples), [0]
+
+        def progress(n: int) -> None:
+            done[0] += n
+            self.context.listener(f"{self.id}: test", done[0], total, {})
+
+        predictions = self.context.task.predict(lm, renderer, examples, self.id, (), progress)
+        self._trained = None
+        return predictions
+
+    def _render(self, renderer: Renderer, examples: Sequence[Example]) -> tuple[list[Rendered], list[dict[str, Any]]]:
+        from tunesmith.data.render import render_all
+
+        named = [(example.source, self.context.task.messages(example)) for example in examples]
+        rendered, findings = render_all(renderer, named, self.context.config.data.overlong)
+        return rendered, [finding.to_json() for finding in findings]
+
+    def _save(self, attached: Attached, lm: LanguageModel) -> None:
+        from tunesmith.model.save import save_model
+
+        save_model(self.folder / attached.artifact, attached.save, lm, self.context.model, {
+            "candidate": self.id, "method": self.method.model_dump(), "task": self.context.config.task.model_dump(),
+            "labels": list(self.context.task.labels),
+        })  # fmt: skip
+
+    # ── what it cost ─────────────────────────────────────────────────────────────────────────────────────
+    def _base_scores(self, lm: LanguageModel, held_out: Sequence[Rendered]) -> tuple[dict[str, Any], torch.Tensor] | None:
+        from tunesmith.evaluate.forgetting import answer_log_probabilities, base_scores
+
+        if self.context.config.forgetting == "off":
+            return None
+        scores = base_scores(lm, progress=lambda suite: self.context.listener(f"{self.id}: base on {suite}", 0, 0, {}))
+        return scores, answer_log_probabilities(lm, held_out)
+
+    def _forgetting(
+        self, lm: LanguageModel, held_out: Sequence[Rendered], base: tuple[dict[str, Any], torch.Tensor] | None
+    ) -> dict[str, Any]:
+        from tunesmith.evaluate import forgetting as measure
+
+        if base is None:
+            return {"status": "not_run", "reason": "switched off in the config (forgetting: off)"}
+        scores: dict[str, Any] = {}
+        for name, limit in measure.QUICK.items():
+            self.context.listener(f"{self.id}: forgetting, {name}", len(scores), len(measure.QUICK), {})
+            scores[name] = base[0][name] if isinstance(base[0][name], str) else measure.suite_scores(lm, name, limit)
+        rng = np.random.default_rng([self.context.config.seed, 3])
+        kl = measure.kl_to_base(base[1], measure.answer_log_probabilities(lm, held_out), rng)
+        return measure.forgetting(base[0], scores, kl, rng)
+
+    def _overfitting(
+        self,
+        lm: LanguageModel,
+        rendered: Sequence[Rendered],
+        held_out: Sequence[Rendered],
+        settings: LoopSettings,
+        result: TrainResult,
+    ) -> dict[str, Any]:
+        from tunesmith.evaluate.overfitting import overfitting
+        from tunesmith.train.events import read_metrics
+        from tunesmith.train.loop import example_losses
+
+        order = np.random.default_rng([self.context.config.seed, 4]).permutation(len(rendered))[:FIXED_SUBSET]
+        losses = []
+        for part in ([rendered[i] for i in order], held_out[:FIXED_SUBSET]):
+            self.context.listener(f"{self.id}: overfitting", len(losses), 2, {})
+            sums, counts = example_losses(lm.model, part, settings, lm.packed)
+            losses.append((sums / counts).numpy())
+        curve = [(0, result.first_validation_loss)] + [
+            (line["step"], line["validation_loss"])
+            for line in read_metrics(self.folder / "metrics.jsonl")
+            if line["validation_loss"] is not None
+        ]
+        rng = np.random.default_rng([self.context.config.seed, 5])
+        return overfitting(losses[0], losses[1], curve, result.best_step, result.last_step, rng)
+
+    def _details(self, settings: LoopSettings, result: TrainResult, findings: list[dict[str, Any]]) -> dict[str, Any]:
+        import dataclasses
+
+        return {
+            "method": self.method.model_dump(), "loop": dataclasses.asdict(settings), "stopped_early": result.stopped_early,
+            "first_validation_loss": result.first_validation_loss, "best_validation_loss": result.best_validation_loss,
+            "last_validation_loss": result.last_validation_loss, "supervised_tokens": result.supervised_tokens,
+            "notices": list(result.notices), "findings": findings,
+        }  # fmt: skip
+
+
+def tuned_ids(config: Config, model: str) -> list[str]:
+    """One candidate for each method of the config."""
+    return [f"tune/{model}/{method.kind}" for method in config.method]
+
+
+TUNED = Family(
+    name="tune",
+    ids=tuned_ids,
+    baseline=False,
+    reason="the question: is it worth training?",
+    build=Tuned,
+)
+

@@ -1,0 +1,162 @@
+"""From facts to settings, each with its reason and source; and to candidates, each with its cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.candidates import FAMILIES
+from tunesmith.config import FORMAT_VERSION, Config
+from tunesmith.errors import HardwareError
+from tunesmith.measures.uncertainty import minimum_detectable_effect
+from tunesmith.plan import estimate
+from tunesmith.plan.facts import Facts
+from tunesmith.train.batches import steps_in
+from tunesmith.train.methods import METHODS
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+GLOBAL_BATCH = 16  # below 32, where LoRA starts to lose to full fine-tuning (Schulman 2025, "LoRA Without Regret")
+WANTED_STEPS = 100  # the learning-rate rule was fitted on runs of at least this many steps
+MOST_EPOCHS = 4
+DISCORDANCE = 0.15  # share of test items on which two candidates disagree, before it is known
+SCORED_TOKENS_QUICK = 26_000  # tokens of the quick forgetting tier
+ENCODER_SECONDS = 0.006  # per short text and core, MiniLM
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A setting, its value, and why."""
+
+    setting: str
+    value: Any
+    reason: str
+    source: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"setting": self.setting, "value": self.value, "reason": self.reason, "source": self.source}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do. ``loop`` holds the training loop's settings for each method."""
+
+    facts: Facts
+    choices: tuple[Choice, ...]
+    candidates: tuple[dict[str, Any], ...]
+    loop: dict[str, dict[str, Any]]
+    max_length: int
+    detectable: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "facts": self.facts.to_json(),
+            "choices": [choice.to_json() for choice in self.choices],
+            "candidates": list(self.candidates),
+            "loop": self.loop,
+            "max_length": self.max_length,
+            "minimum_detectable_effect": {
+                "points": round(100 * self.detectable, 2), "n": self.facts.test, "discordance": DISCORDANCE,
+            },
+            "estimated_seconds": sum(c["estimated_seconds"] for c in self.candidates),
+        }  # fmt: skip
+
+
+def choose_plan(config: Config, facts: Facts, model_name: str) -> Plan:
+    """Fill in what the config leaves open, and say what each candidate will cost.
+
+    Raises:
+        HardwareError: If a method needs more memory than the machine has; says what would fit.
+    """
+    choices: list[Choice] = []
+    if config.model is None:
+        choices.append(Choice("model", facts.model, "the smallest instruction-tuned model of the catalog"))
+    batch = config.train.global_batch_size or GLOBAL_BATCH
+    if config.train.global_batch_size is None:
+        choices.append(Choice("train.global_batch_size", batch, "LoRA bears large batches worse than full", "Schulman 2025"))
+    max_length = config.train.max_length or facts.context_length
+    if config.train.max_length is None:
+        choices.append(Choice("train.max_length", max_length, f"the model's own; the longest example has {facts.longest_example}"))
+    epochs = config.train.epochs or _epochs(config, facts, batch, choices)
+    loop: dict[str, dict[str, Any]] = {}
+    for method in config.method:
+        rate, source = METHODS[method.kind].learning_rate(facts.model_type, facts.hidden_size)
+        if config.train.learning_rate is not None:
+            rate = config.train.learning_rate
+        else:
+            choices.append(Choice(f"learning_rate ({method.kind})", float(f"{rate:.2e}"), "the rule for this size", source))
+        loop[method.kind] = {
+            "epochs": epochs, "learning_rate": rate, "global_batch_size": batch, "schedule": config.train.schedule,
+            "warmup_ratio": config.train.warmup_ratio, "weight_decay": config.train.weight_decay,
+            "max_grad_norm": config.train.max_grad_norm, "micro_batch_tokens": config.train.micro_batch_tokens,
+            "evals_per_epoch": config.train.evals_per_epoch, "patience": config.train.patience,
+            "share_prefix": config.train.share_prefix, "seed": config.seed,
+        }  # fmt: skip
+    candidates = _candidates(config, facts, model_name, epochs, batch)
+    _refuse_what_does_not_fit(config, facts, candidates)
+    detectable = minimum_detectable_effect(facts.test, DISCORDANCE)
+    return Plan(facts, tuple(choices), tuple(candidates), loop, max_length, detectable)
+
+
+def _epochs(config: Config, facts: Facts, batch: int, choices: list[Choice]) -> float:
+    """Enough passes for ``WANTED_STEPS``, at most ``MOST_EPOCHS``, and no more than the budget allows."""
+    per_epoch = steps_in(facts.train, 1, batch)
+    epochs = min(MOST_EPOCHS, max(1, math.ceil(WANTED_STEPS / per_epoch)))
+    reason = f"{epochs * per_epoch} steps; the rate's rule wants {WANTED_STEPS} or more; early stopping keeps the best"
+    if config.budget.minutes is not None and "tune" in config.candidates:
+        once = sum(estimate.training_seconds(facts, m.kind, 1, batch, config.train.share_prefix) for m in config.method)
+        fits = max(1, int(config.budget.minutes * 60 * 0.6 / once))
+        if fits < epochs:
+            epochs, reason = fits, f"what fits into {config.budget.minutes:g} minutes, by estimate"
+    choices.append(Choice("train.epochs", epochs, reason, "Schulman 2025"))
+    return float(epochs)
+
+
+def _candidates(
+    config: Config, facts: Facts, model_name: str, epochs: float, batch: int
+) -> list[dict[str, Any]]:
+    rows = []
+    for name in config.candidates:
+        family = FAMILIES[name]
+        for candidate_id in family.ids(config, model_name):
+            seconds, size = _cost(config, facts, candidate_id, epochs, batch)
+            rows.append({
+                "id": candidate_id, "family": name, "baseline": family.baseline, "reason": family.reason,
+                "estimated_seconds": round(seconds, 1), "estimated_memory_bytes": round(size),
+            })  # fmt: skip
+    return rows
+
+
+def _cost(config: Config, facts: Facts, candidate_id: str, epochs: float, batch: int) -> tuple[float, float]:
+    """Estimated seconds and peak bytes of a candidate, its test predictions included."""
+    family = candidate_id.split("/", 1)[0]
+    own = facts.tokens_per_example - facts.prefix_tokens + facts.labels * 2
+    if config.task.kind == "generation":
+        own += config.task.max_new_tokens
+    test = estimate.scoring_seconds(facts, facts.test, own)
+    if family == "baseline":
+        return 0.1, estimate.OTHER_PROCESS_BYTES
+    if family == "embedding":
+        texts = facts.train + facts.validation + facts.test
+        return texts * ENCODER_SECONDS * 2 / facts.cores + 3, estimate.OTHER_PROCESS_BYTES + 200e6
+    if candidate_id == "prompt/zero-shot":
+        return test + 3, estimate.scoring_bytes(facts)
+    if candidate_id == "prompt/few-shot":
+        return test + 3 + estimate.scoring_seconds(facts, 3 * min(100, facts.validation), own), estimate.scoring_bytes(facts)
+    method = next(m for m in config.method if m.kind == candidate_id.rsplit("/", 1)[1])
+    seconds = estimate.training_seconds(facts, method.kind, epochs, batch, config.train.share_prefix) + test + 10
+    if config.forgetting == "quick":
+        seconds += 2 * estimate.scoring_seconds(facts, 1, SCORED_TOKENS_QUICK)
+    tokens = config.train.micro_batch_tokens
+    return seconds, estimate.training_bytes(facts, method.kind, method, tokens, 256)
+
+
+def _refuse_what_does_not_fit(config: Config, facts: Facts, candidates: list[dict[str, Any]]) -> None:
+    large = [c for c in candidates if c["estimated_memory_bytes"] > facts.available_bytes]
+    if large:
+        needs = "; ".join(f"{c['id']} needs about {c['estimated_memory_bytes'] / 2**30:.1f} GiB" for c in large)
+        raise HardwareError(
+            f"{needs}, but {facts.available_bytes / 2**30:.1f} GiB are free. Lower train.micro_batch_tokens (now "
+            f"{config.train.micro_batch_tokens}), use method: lora instead of full, or choose a smaller model."
+        )

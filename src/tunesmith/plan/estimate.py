@@ -1,0 +1,46 @@
+"""Time and memory before the run, from formulas. They may be wrong; the report sets the actual beside them."""
+
+from __future__ import annotations
+
+from tunesmith.plan.facts import Facts
+from tunesmith.train.methods import METHODS
+
+EFFICIENCY = 0.6  # share of the measured matrix-product rate that a whole step reaches on a CPU
+OTHER_PROCESS_BYTES = 600e6  # Python, torch and the tokenizer, before any weight
+LOGIT_COPIES = 3  # of a chunk of logits: the logits, their exponentials, the gradient
+
+
+def training_seconds(facts: Facts, method: str, epochs: float, batch: int, share_prefix: bool) -> float:
+    """Seconds to train: tokens really computed × FLOPs per token ÷ (measured rate × efficiency)."""
+    prefix = facts.prefix_tokens if share_prefix else 0
+    computed = facts.tokens_per_example - prefix + prefix / batch
+    below_head = facts.parameters - facts.vocabulary * facts.hidden_size
+    head = facts.vocabulary * facts.hidden_size
+    per_example = computed * METHODS[method].flops_per_token(below_head)
+    per_example += facts.supervised_per_example * METHODS[method].flops_per_token(head)
+    return facts.train * epochs * per_example / (facts.flops_per_second * EFFICIENCY)
+
+
+def scoring_seconds(facts: Facts, examples: int, tokens_each: float) -> float:
+    """Seconds to compute ``tokens_each`` tokens forward for each example, 2 FLOPs per parameter and token."""
+    return examples * tokens_each * 2.0 * facts.parameters / (facts.flops_per_second * EFFICIENCY)
+
+
+def training_bytes(facts: Facts, method: str, settings: object, micro_batch_tokens: int, loss_chunk: int) -> float:
+    """Peak resident bytes while training in float32.
+
+    Weights 4 bytes a parameter; gradient and two moments 12 bytes a trained one; activations kept for the backward
+    pass, about 26 hidden and 5 intermediate widths per token and layer in a gated decoder; one chunk of logits.
+    """
+    size = 4 if facts.dtype == "float32" else 2
+    trained = METHODS[method].trained_parameters(facts.parameters, facts.hidden_size, facts.layers, settings)
+    tokens = max(micro_batch_tokens, facts.longest_example)
+    activations = tokens * facts.layers * (26 * facts.hidden_size + 5 * facts.intermediate_size) * size
+    logits = LOGIT_COPIES * loss_chunk * facts.vocabulary * 4
+    return OTHER_PROCESS_BYTES + facts.parameters * size + trained * 12 + activations + logits
+
+
+def scoring_bytes(facts: Facts) -> float:
+    """Peak resident bytes while only predicting."""
+    size = 4 if facts.dtype == "float32" else 2
+    return OTHER_PROCESS_BYTES + facts.parameters * size + LOGIT_COPIES * 256 * facts.vocabulary * 4

@@ -1,0 +1,83 @@
+"""What the plan rests on: the data in tokens, the model in numbers, the machine in bytes and FLOP/s."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tunesmith.data.prepare import Prepared
+from tunesmith.data.render import Rendered
+from tunesmith.hardware import Hardware
+from tunesmith.sources import ModelFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """``tokens_per_example`` and ``supervised_per_example`` are means over train; ``prefix_tokens`` is shared by all."""
+
+    train: int
+    validation: int
+    test: int
+    labels: int
+    tokens_per_example: float
+    longest_example: int
+    supervised_per_example: float
+    prefix_tokens: int
+    model: str
+    model_type: str
+    parameters: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    vocabulary: int
+    context_length: int
+    cores: int
+    available_bytes: int
+    dtype: str
+    flops_per_second: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def gather_facts(
+    prepared: Prepared, rendered: Sequence[Rendered], folder: ModelFolder, hardware: Hardware, flops_per_second: float
+) -> Facts:
+    """Put the facts together; reads the model's config and the headers of its weights, loads nothing."""
+    from tunesmith.train.batches import shared_prefix, supervised
+
+    config = json.loads((folder.path / "config.json").read_text(encoding="utf-8"))
+    config = config.get("text_config", config)
+    hidden = int(config.get("hidden_size") or config.get("n_embd"))
+    lengths = [len(r.input_ids) for r in rendered]
+    return Facts(
+        train=len(prepared.split.train), validation=len(prepared.split.validation), test=len(prepared.split.test),
+        labels=len(prepared.labels), tokens_per_example=sum(lengths) / len(lengths), longest_example=max(lengths),
+        supervised_per_example=sum(len(supervised(r)) for r in rendered) / len(rendered),
+        prefix_tokens=shared_prefix(rendered), model=folder.name, model_type=str(config.get("model_type")),
+        parameters=count_parameters(folder), hidden_size=hidden,
+        intermediate_size=int(config.get("intermediate_size") or config.get("n_inner") or 4 * hidden),
+        layers=int(config.get("num_hidden_layers") or config.get("n_layer")), vocabulary=int(config["vocab_size"]),
+        context_length=int(config.get("max_position_embeddings") or config.get("n_positions") or 2048),
+        cores=hardware.usable_cores, available_bytes=hardware.available_bytes, dtype=hardware.dtype,
+        flops_per_second=flops_per_second,
+    )  # fmt: skip
+
+
+def count_parameters(folder: ModelFolder) -> int:
+    """Number of stored values, from the headers of the safetensors files."""
+    total = 0
+    for file in sorted(folder.path.glob("*.safetensors")):
+        with file.open("rb") as handle:
+            (length,) = struct.unpack("<Q", handle.read(8))
+            header = json.loads(handle.read(length))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                size = 1
+                for extent in tensor["shape"]:
+                    size *= extent
+                total += size
+    return total

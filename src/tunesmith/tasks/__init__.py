@@ -1,0 +1,24 @@
+"""Tasks: what goes in and out. One file each; this table is all that knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tunesmith.tasks.classification import build_classification
+from tunesmith.tasks.generation import build_generation
+from tunesmith.tasks.task import Task
+
+# kind: (settings, labels of the training examples, instruction found in the data) → task
+TASKS: dict[str, Callable[[Any, Sequence[str], str | None], Task]] = {
+    "classification": build_classification,
+    "generation": build_generation,
+}
+
+
+def build_task(settings: Any, labels: Sequence[str], instruction: str | None = None) -> Task:
+    """The task of ``config.task``, with what the data decides (labels, instruction) filled in."""
+    return TASKS[settings.kind](settings, labels, instruction)
+
+
+__all__ = ["TASKS", "Task", "build_task"]

@@ -1,0 +1,157 @@
+"""Classification by label likelihood: always a valid label, with probabilities, without generation.
+
+Every label's words are scored behind the prompt; the length-normalised likelihood decides (mean over tokens, end of
+turn included), so that long labels are not at a disadvantage. What all prompts share is computed once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tunesmith.config import Classification
+from tunesmith.errors import ConfigError, DataError
+from tunesmith.records import Example, Message, Prediction
+from tunesmith.tasks.task import Progress
+
+if TYPE_CHECKING:
+    from tunesmith.data.render import Renderer
+    from tunesmith.model.load import LanguageModel
+
+LISTED_LABELS = 100  # more are not named in the prompt made from the labels
+BLOCK = 256  # examples scored between two reports of progress
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationTask:
+    """``labels`` as the data names them; ``words[label]`` is what the model reads and writes for it."""
+
+    labels: tuple[str, ...]
+    words: dict[str, str]
+    instruction: str
+    metric: str
+    kind: str = "classification"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The compared metric, then the others that every classification reports."""
+        return (self.metric, *(m for m in ("accuracy", "macro_f1") if m != self.metric))
+
+    def messages(self, example: Example, shots: Sequence[Example] = ()) -> tuple[Message, ...]:
+        """Instruction, solved examples, the text, and the label's word as the answer."""
+        turns = [Message("system", self.instruction)]
+        for shown in (*shots, example):
+            turns += [Message("user", shown.text or ""), Message("assistant", self.words[shown.label or ""])]
+        return tuple(turns)
+
+    def predict(
+        self,
+        lm: LanguageModel,
+        renderer: Renderer,
+        examples: Sequence[Example],
+        candidate: str,
+        shots: Sequence[Example] = (),
+        progress: Progress | None = None,
+    ) -> list[Prediction]:
+        """Score every label for every example. ``nll`` is that of the right label, per token."""
+        from tunesmith.model.score import score_continuations
+
+        predictions: list[Prediction] = []
+        started = time.monotonic()
+        for start in range(0, len(examples), BLOCK):
+            block = examples[start : start + BLOCK]
+            prompts = [renderer.prompt(self.messages(example, shots)) for example in block]
+            choices = self._choices(renderer, block[0], shots, len(prompts[0]))
+            losses = score_continuations(lm, prompts, [choices] * len(block))
+            for example, prompt, found in zip(block, prompts, losses, strict=True):
+                means = np.array([loss.mean() for loss in found])
+                predictions.append(self._prediction(example, candidate, means, choices, len(prompt)))
+            if progress is not None:
+                progress(len(block))
+        return _timed(predictions, time.monotonic() - started)
+
+    def _choices(
+        self, renderer: Renderer, example: Example, shots: Sequence[Example], prompt_length: int
+    ) -> list[list[int]]:
+        """Tokens of each label's answer behind the prompt, end of turn included, as in training."""
+        choices = []
+        for label in self.labels:
+            asked = Example(example.source, text=example.text, label=label)
+            rendered = renderer.render(self.messages(asked, shots))
+            choices.append(rendered.input_ids[prompt_length:])
+        return choices
+
+    def _prediction(
+        self, example: Example, candidate: str, means: np.ndarray, choices: list[list[int]], prompt_tokens: int
+    ) -> Prediction:
+        length = float(np.mean([len(choice) for choice in choices]))
+        logits = -means * length  # for labels of one length, exactly their joint log-likelihoods
+        shifted = np.exp(logits - logits.max())
+        probabilities = shifted / shifted.sum()
+        best = self.labels[int(means.argmin())]
+        target = example.label or ""
+        return Prediction(
+            example.id, candidate, best, target, float(best == target),
+            nll=float(means[self.labels.index(target)]) if target in self.labels else None,
+            probabilities=tuple(float(p) for p in probabilities), cluster=example.group,
+            prompt_tokens=prompt_tokens, completion_tokens=0, text=example.text or "",
+        )  # fmt: skip
+
+    def from_answers(
+        self, examples: Sequence[Example], answers: Sequence[str], candidate: str, seconds: float
+    ) -> list[Prediction]:
+        """Predictions from labels that something else than a language model gave."""
+        return _timed(
+            [
+                Prediction(e.id, candidate, a, e.label or "", float(a == e.label), cluster=e.group, text=e.text or "")
+                for e, a in zip(examples, answers, strict=True)
+            ],
+            seconds,
+        )
+
+
+def build_classification(
+    settings: Classification, labels: Sequence[str], instruction: str | None
+) -> ClassificationTask:
+    """Labels of the training examples; words and instruction from the settings, else made from the labels.
+
+    Raises:
+        DataError: If there are fewer than two labels.
+        ConfigError: If ``labels`` names what the data does not have, or leaves one out, or gives two one word.
+    """
+    labels = tuple(sorted(set(labels)))
+    if len(labels) < 2:
+        only = f"only {labels[0]!r}" if labels else "none"
+        raise DataError(f"classification needs at least two labels in the training examples, found {only}.")
+    words = {label: label.replace("_", " ").strip() or label for label in labels}
+    if len(set(words.values())) < len(words):
+        words = {label: label for label in labels}
+    if settings.labels is not None:
+        unknown, missing = sorted(set(settings.labels) - set(labels)), sorted(set(labels) - set(settings.labels))
+        if unknown or missing:
+            raise ConfigError(
+                f"task.labels: not in the data: {unknown or 'none'}; in the data but without a word: "
+                f"{missing or 'none'}. Name exactly the labels {list(labels)}."
+            )
+        words = {label: settings.labels[label] for label in labels}
+        if len(set(words.values())) < len(words):
+            raise ConfigError(f"task.labels: two labels have one word: {words}. Give each its own.")
+    if settings.labels is not None:
+        instruction = None  # the data's own speaks of its labels, which have other words now
+    text = settings.instruction or instruction or _made_instruction([words[label] for label in labels])
+    return ClassificationTask(labels, words, text, settings.metric)
+
+
+def _made_instruction(words: list[str]) -> str:
+    if len(words) > LISTED_LABELS:
+        return "Classify the text. Answer with its label only."
+    return f"Classify the text. Answer with exactly one of: {', '.join(words)}."
+
+
+def _timed(predictions: list[Prediction], seconds: float) -> list[Prediction]:
+    each = seconds / max(1, len(predictions))
+    return [replace(p, seconds=each) for p in predictions]

@@ -1,0 +1,99 @@
+"""Generation: a conversation goes in, the assistant's next turn comes out, by batched greedy decoding."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tunesmith.config import Generation
+from tunesmith.measures.metrics import exact_match, rouge_l, token_f1
+from tunesmith.records import Example, Message, Prediction
+from tunesmith.tasks.task import Progress
+
+if TYPE_CHECKING:
+    from tunesmith.data.render import Renderer
+    from tunesmith.model.load import LanguageModel
+
+SCORES: dict[str, Callable[[str, str], float]] = {
+    "token_f1": token_f1, "exact_match": exact_match, "rouge_l": rouge_l,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationTask:
+    """``instruction`` is the system prompt of conversations that bring none."""
+
+    instruction: str | None
+    metric: str
+    max_new_tokens: int
+    kind: str = "generation"
+    labels: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The compared metric, then the other two."""
+        return (self.metric, *(m for m in SCORES if m != self.metric))
+
+    def messages(self, example: Example, shots: Sequence[Example] = ()) -> tuple[Message, ...]:
+        """The conversation, with solved ones between its system prompt and its first turn."""
+        turns = list(example.messages)
+        system = [turns.pop(0)] if turns and turns[0].role == "system" else []
+        if not system and self.instruction:
+            system = [Message("system", self.instruction)]
+        shown = [turn for shot in shots for turn in shot.messages if turn.role != "system"]
+        return (*system, *shown, *turns)
+
+    def predict(
+        self,
+        lm: LanguageModel,
+        renderer: Renderer,
+        examples: Sequence[Example],
+        candidate: str,
+        shots: Sequence[Example] = (),
+        progress: Progress | None = None,
+    ) -> list[Prediction]:
+        """Decode an answer to every example, and the likelihood of the reference answer."""
+        from tunesmith.model.generate import generate
+        from tunesmith.model.score import score_continuations
+
+        started = time.monotonic()
+        prompts = [renderer.prompt(self.messages(example, shots)) for example in examples]
+        answers = generate(lm, prompts, self.max_new_tokens, progress)
+        seconds = (time.monotonic() - started) / max(1, len(examples))
+        references = [
+            [renderer.render(self.messages(example, shots)).input_ids[len(prompt) :]]
+            for example, prompt in zip(examples, prompts, strict=True)
+        ]
+        losses = score_continuations(lm, prompts, references)
+        score = SCORES[self.metric]
+        return [
+            Prediction(
+                e.id, candidate, a.text.strip(), e.answer, score(a.text, e.answer), nll=float(loss[0].mean()),
+                cluster=e.group, seconds=seconds, prompt_tokens=a.prompt_tokens,
+                completion_tokens=a.completion_tokens, truncated=a.truncated, text=shown_text(e),
+            )
+            for e, a, loss in zip(examples, answers, losses, strict=True)
+        ]  # fmt: skip
+
+    def from_answers(
+        self, examples: Sequence[Example], answers: Sequence[str], candidate: str, seconds: float
+    ) -> list[Prediction]:
+        """Predictions from texts that something else than a language model gave."""
+        score = SCORES[self.metric]
+        each = seconds / max(1, len(examples))
+        return [
+            Prediction(e.id, candidate, a, e.answer, score(a, e.answer), cluster=e.group, seconds=each, text=shown_text(e))
+            for e, a in zip(examples, answers, strict=True)
+        ]
+
+
+def shown_text(example: Example) -> str:
+    """The last user turn, which is what a report shows of a conversation."""
+    return next((m.content for m in reversed(example.prompt) if m.role == "user"), "")
+
+
+def build_generation(settings: Generation, labels: Sequence[str], instruction: str | None) -> GenerationTask:
+    """The task as the settings say; ``instruction`` found in the data already stands in its messages."""
+    return GenerationTask(settings.instruction, settings.metric, settings.max_new_tokens)

@@ -1,0 +1,53 @@
+"""What a task is: how an example becomes model input, and how a prediction is read back and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from tunesmith.records import Example, Message, Prediction
+
+if TYPE_CHECKING:
+    from tunesmith.data.render import Renderer
+    from tunesmith.model.load import LanguageModel
+
+Progress = Callable[[int], None]
+
+
+class Task(Protocol):
+    """One kind of task.
+
+    ``metric`` is what candidates are compared by; ``metrics`` all that are reported, it first; ``labels`` the
+    classes as the data names them, empty where the answer is free text; ``tokens_out`` how long an answer may be.
+    """
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    def messages(self, example: Example, shots: Sequence[Example] = ()) -> tuple[Message, ...]:
+        """The conversation that shows the example, solved ``shots`` before it; the right answer stands last."""
+        ...
+
+    def predict(
+        self,
+        lm: LanguageModel,
+        renderer: Renderer,
+        examples: Sequence[Example],
+        candidate: str,
+        shots: Sequence[Example] = (),
+        progress: Progress | None = None,
+    ) -> list[Prediction]:
+        """What the model says about each example."""
+        ...
+
+    def from_answers(
+        self, examples: Sequence[Example], answers: Sequence[str], candidate: str, seconds: float
+    ) -> list[Prediction]:
+        """Predictions of a candidate that answers without a language model."""
+        ...
