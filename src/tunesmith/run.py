@@ -124,7 +124,7 @@ class Run:
 
     def test_looks(self) -> int:
         path = self.folder / "test_looks.jsonl"
-        return sum(1 for _ in path.open(encoding="utf-8")) if path.exists() else 0
+        return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
 
 # ── Parquet files: splits and predictions ────────────────────────────────────────────────────────────────

@@ -393,9 +393,15 @@ def _more_items(c: Comparison, margin: float) -> str:
     if more <= 0:
         return f"Fewer candidates: {points(abs(c.difference))} is too little to stand out among so many."
     return (
-        f"About {more:,} more test examples would detect the observed difference of "
+        f"About {_two_digits(more):,} more test examples would detect the observed difference of "
         f"{points(abs(c.difference))} between {c.a} and {c.b}, if it is real."
     )
+
+
+def _two_digits(number: int) -> int:
+    """Rounded up to two digits: a number needed, which is itself an estimate."""
+    size = 10 ** max(0, len(str(number)) - 2)
+    return math.ceil(number / size) * size
 
 
 def _what_reverses(c: Comparison, choice: Contender, runner_up: Contender) -> str:

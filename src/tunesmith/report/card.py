@@ -95,6 +95,9 @@ def _limits(candidate: Json, report: Json) -> str:
         lines.append(f"- {candidate['overfitting']['sentence']}")
     forgetting = candidate.get("forgetting") or {}
     for suite, s in forgetting.get("suites", {}).items():
+        if s.get("status") == "not_run":
+            lines.append(f"- Not measured: forgetting, {suite} ({s['reason']}).")
+            continue
         lines.append(
             f"- Forgetting, {suite}: base {s['base']:.3f}, tuned {s['tuned']:.3f}, "
             f"difference {s['difference']:+.3f} ({s['low']:+.3f} to {s['high']:+.3f}, n = {s['n']:,})."

@@ -104,8 +104,8 @@ def _worth_of_tuning(report: Json) -> list[tuple[int, str]]:
         comparison = difference(report, tuned, other) if tuned and other else None
         if comparison is None:
             continue
-        gain = f"{100 * comparison['difference']:+.1f} points of {METRIC_NAMES[metric]}"
-        interval = f"95 % interval {100 * comparison['low']:.1f} to {100 * comparison['high']:.1f}"
+        gain = f"{_points(comparison['difference'])} points of {METRIC_NAMES[metric]}"
+        interval = f"95 % interval {_points(comparison['low'])} to {_points(comparison['high'])}"
         if shows(comparison) or shows(difference(report, str(other), str(tuned))):
             text = f"The best fine-tuned candidate, {tuned}, against {other}: {gain} ({interval})."
         else:
@@ -131,7 +131,7 @@ def _forgetting(report: Json) -> list[tuple[int, str]]:
         lost = [
             f"{name} {_signed(s['difference'], s.get('unit'))}"
             for name, s in part.get("suites", {}).items()
-            if s["low"] > 0 or s["high"] < 0
+            if "low" in s and (s["low"] > 0 or s["high"] < 0)
         ]
         detail = f" ({', '.join(lost)})" if lost else "; no probe suite changed beyond chance"
         rank = 10 if part["verdict"] in ("none", "mild") else 2
@@ -200,5 +200,9 @@ def _failures(report: Json) -> list[tuple[int, str]]:
 
 def _signed(value: float, unit: str | None) -> str:
     if unit and "nat" in unit:
-        return f"{value:+.3f} {unit}"
-    return f"{100 * value:+.1f} points"
+        return f"{value:+.3f} {unit}".replace("-", "−")
+    return f"{_points(value)} points"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")

@@ -288,7 +288,8 @@ def test_a_guardrail_that_was_not_run_never_counts_as_passed():
 # ── candidates as the verdict sees them ──────────────────────────────────────────────────────────────────
 TUNED = {
     "id": "tune/tiny/lora", "status": "ok", "metrics": {"accuracy": {"value": 0.8}}, "train_seconds": 100.0,
-    "seconds_per_example": 0.01, "overfitting": {"verdict": "mild"}, "forgetting": {"verdict": "none", "status": "ok"},
+    "seconds_per_example": 0.01, "overfitting": {"verdict": "mild"},
+    "forgetting": {"verdict": "none", "status": "ok"},
 }  # fmt: skip
 
 

@@ -1,0 +1,249 @@
+"""The report of a made-up run: report.json's contract, a page that needs nothing else, the model card."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+
+from tunesmith.errors import EvaluationError, NotFoundError, RunError
+from tunesmith.report.findings import headline, key_findings
+from tunesmith.report.write import write_report
+from tunesmith.run import read_json, read_predictions, write_json, write_predictions
+from unit.report.synthetic_run import CANDIDATES, build_run
+
+LORA, FULL = "tune/smollm2-135m-instruct/lora", "tune/smollm2-135m-instruct/full"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run = build_run(tmp_path_factory.mktemp("finished") / "tickets", test=300)
+    return run, write_report(run)
+
+
+def test_report_json_keeps_the_contract(finished):
+    run, report = finished
+    assert read_json(run.report_file) == json.loads(json.dumps(report))
+    assert report["format_version"] == 1
+    assert report["task"] == {"kind": "classification", "metric": "accuracy"}
+    assert (report["data"]["train"], report["data"]["validation"], report["data"]["test"]) == (1280, 160, 300)
+    assert {"check", "severity", "count", "message", "examples", "fix"} <= report["data"]["findings"][
+        0
+    ].keys()
+    assert [c["id"] for c in report["candidates"]] == list(CANDIDATES)
+    for candidate in report["candidates"]:
+        assert {
+            "id", "metrics", "baseline", "trainable_parameters", "train_seconds", "tokens_trained",
+            "seconds_per_example", "peak_memory_bytes", "overfitting", "forgetting", "bias", "memorization",
+        } <= candidate.keys()  # fmt: skip
+        assert candidate["metrics"]["accuracy"].keys() == {"value", "low", "high", "n"}
+    assert len(report["comparisons"]) == 15
+    assert {
+        "a", "b", "metric", "difference", "low", "high", "p_value", "n", "minimum_detectable_effect",
+    } <= report["comparisons"][0].keys()  # fmt: skip
+    assert report["verdict"].keys() == {"choice", "confident", "reason", "would_change"}
+    assert report["test_looks"] == 1
+
+
+def test_what_was_not_measured_says_so_and_why(finished):
+    _, report = finished
+    by_id = {c["id"]: c for c in report["candidates"]}
+    assert by_id["prompt/zero-shot"]["forgetting"] == {"status": "not_run", "reason": "no model was changed"}
+    assert by_id[LORA]["bias"]["status"] == "not_run"
+    assert by_id[LORA]["bias"]["reason"]
+
+
+def test_differences_are_those_of_the_stored_predictions(finished):
+    run, report = finished
+    for c in report["comparisons"]:
+        a, b = (read_predictions(run.candidate(c[side]) / "predictions.parquet") for side in "ab")
+        expected = sum(p.score for p in a) / 300 - sum(p.score for p in b) / 300
+        assert c["difference"] == pytest.approx(expected)
+
+
+def test_writing_the_report_again_changes_nothing(finished):
+    run, report = finished
+    before = run.report_file.read_bytes(), run.html_file.read_bytes()
+    assert write_report(run) == report
+    assert (run.report_file.read_bytes(), run.html_file.read_bytes()) == before
+
+
+class Page(HTMLParser):
+    """What a page loads, the tags it opens and closes, and its text."""
+
+    VOID = ("meta", "br", "link", "img", "input")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.loads, self.tags, self.text, self.policy = [], [], [], [], ""
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        names = dict(attributes)
+        self.loads += [
+            v for k, v in attributes if k in ("src", "href", "action", "style") or k.startswith("on")
+        ]
+        if names.get("http-equiv") == "Content-Security-Policy":
+            self.policy = names["content"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def parse(run):
+    page = Page()
+    page.feed(run.html_file.read_text(encoding="utf-8"))
+    assert page.open == []
+    return page, " ".join(" ".join(page.text).split())
+
+
+def test_the_page_loads_nothing_and_forbids_it(finished):
+    run, _ = finished
+    page, _ = parse(run)
+    assert page.loads == []
+    assert not {"script", "iframe", "link", "img", "object", "form"} & set(page.tags)
+    assert page.policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in page.policy
+    raw = run.html_file.read_text(encoding="utf-8")
+    assert "url(" not in raw
+    assert "@import" not in raw
+
+
+def test_the_page_says_the_verdict_first_and_shows_every_part(finished):
+    run, report = finished
+    _, text = parse(run)
+    place = 0
+    for part in (
+        report["verdict"]["reason"], report["verdict"]["would_change"], "What stands out", "Candidates",
+        "accuracy against cost", "Training", "Forgetting", "the suite could not be pulled",
+        "Answers of the choice", "Its most confident mistakes", "14 training examples are copies",
+        "ten times the rate of full fine-tuning", "Not measured", "How to reproduce this", "tunesmith run tickets.yaml --out runs/tickets",
+    ):  # fmt: skip
+        place = text.index(part, place)
+    for name in CANDIDATES:
+        assert name in text
+
+
+def test_what_a_data_set_wrote_is_text(finished):
+    run, _ = finished
+    raw = run.html_file.read_text(encoding="utf-8")
+    assert "<b>" not in raw
+    assert "&lt;b&gt;&amp;amp; more&lt;/b&gt;" in raw
+
+
+def test_a_model_card_stands_beside_the_weights(finished):
+    run, report = finished
+    card = (run.candidate(LORA) / "adapter" / "README.md").read_text(encoding="utf-8")
+    header = yaml.safe_load(card.split("---")[1])
+    assert header == {
+        "library_name": "peft", "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct", "license": "apache-2.0",
+        "language": ["en"], "tags": ["tunesmith", "classification", "lora"],
+    }  # fmt: skip
+    value = next(c for c in report["candidates"] if c["id"] == LORA)["metrics"]["accuracy"]
+    assert f"| accuracy | {100 * value['value']:.1f} % | {100 * value['low']:.1f} %" in card
+    assert "against prompt/zero-shot: +" in card
+    assert "t" * 64 in card
+    assert "Not measured: bias" in card
+    whole = (run.candidate(FULL) / "model" / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(whole.split("---")[1])["library_name"] == "transformers"
+
+
+def test_a_failed_and_a_forgotten_candidate_are_shown_and_never_chosen(tmp_path):
+    run = build_run(tmp_path / "run", test=120, failed=(LORA,))
+    (run.candidate(FULL) / "evaluation.json").unlink()
+    report = write_report(run)
+    by_id = {c["id"]: c for c in report["candidates"]}
+    assert by_id[LORA]["status"] == "failed"
+    assert by_id[FULL]["status"] == "not_run"
+    assert report["verdict"]["choice"] not in (LORA, FULL)
+    assert (
+        f"{LORA} is excluded: it did not finish (the loss was not finite at step 31)"
+        in report["verdict"]["reason"]
+    )
+    _, text = parse(run)
+    assert "the loss was not finite at step 31" in text
+    assert any("was planned but not evaluated" in sentence for sentence in key_findings(report))
+
+
+def test_forgetting_that_was_not_run_leaves_the_verdict_uncertain(tmp_path):
+    run = build_run(tmp_path / "run", shares={"prompt/zero-shot": 0.4, LORA: 0.9}, test=200)
+    path = run.candidate(LORA) / "evaluation.json"
+    write_json(path, read_json(path) | {"forgetting": {"status": "not_run", "reason": "forgetting: off"}})
+    report = write_report(run)
+    assert report["verdict"]["choice"] == LORA
+    assert not report["verdict"]["confident"]
+    assert any("was not measured: forgetting: off" in sentence for sentence in key_findings(report))
+
+
+@pytest.mark.parametrize(
+    ("shares", "says"),
+    [
+        ({"prompt/zero-shot": 0.4, LORA: 0.9}, "Fine-tuning is worth it"),
+        ({"embedding/minilm-l6": 0.9, LORA: 0.4}, "Fine-tuning is not worth it"),
+        ({"embedding/minilm-l6": 0.7, LORA: 0.7}, "No evidence that fine-tuning is worth it"),
+        ({"embedding/minilm-l6": 0.7, "prompt/zero-shot": 0.4}, "No fine-tuned candidate to judge"),
+        ({LORA: 0.7}, "Fine-tuned, with nothing to compare it with"),
+    ],
+)
+def test_the_headline_says_whether_fine_tuning_was_worth_it(tmp_path, shares, says):
+    assert headline(write_report(build_run(tmp_path / "run", shares=shares, test=300))) == says
+
+
+def test_a_generation_run_shows_its_best_and_worst_answers(tmp_path):
+    run = build_run(tmp_path / "run", kind="generation", shares={"prompt/zero-shot": 0.4, LORA: 0.8}, test=60)
+    report = write_report(run)
+    assert report["comparisons"][0]["test"] == "paired_bootstrap"
+    _, text = parse(run)
+    assert "Its worst answers" in text
+    assert "It is something else" in text
+    assert "Which label was answered" not in text
+
+
+def test_many_labels_are_shown_as_the_most_confused_pairs(tmp_path):
+    run = build_run(tmp_path / "run", labels=tuple(f"intent {i}" for i in range(77)), test=200)
+    write_report(run)
+    _, text = parse(run)
+    assert "Most often confused" in text
+    assert "Which label was answered for which" not in text
+
+
+def test_a_metrics_file_cut_short_is_drawn_as_far_as_it_goes(tmp_path):
+    run = build_run(tmp_path / "run", shares={"prompt/zero-shot": 0.4, LORA: 0.8}, test=60)
+    path = run.candidate(LORA) / "metrics.jsonl"
+    path.write_text(path.read_text()[:-40])
+    write_report(run)
+    assert "Loss in nats per token" in parse(run)[1]
+
+
+def test_a_run_without_results_is_refused(tmp_path):
+    run = build_run(tmp_path / "run", shares={"prompt/zero-shot": 0.5}, test=30)
+    path = run.candidate("prompt/zero-shot")
+    stored = read_predictions(path / "predictions.parquet")
+    (path / "predictions.parquet").unlink()
+    report = write_report(run)
+    assert report["verdict"]["choice"] is None
+    assert headline(report) == "No verdict"
+    (path / "evaluation.json").unlink()
+    with pytest.raises(RunError, match="no candidate was evaluated"):
+        write_report(run)
+    run.data_file.unlink()
+    with pytest.raises(NotFoundError, match=re.escape("data.json")):
+        write_report(run)
+    assert len(stored) == 30
+
+
+def test_candidates_that_answered_different_examples_are_refused(tmp_path):
+    run = build_run(tmp_path / "run", shares={"prompt/zero-shot": 0.5, LORA: 0.8}, test=30)
+    path = run.candidate(LORA) / "predictions.parquet"
+    write_predictions(path, read_predictions(path)[:-1])
+    with pytest.raises(EvaluationError, match="1 are only in the first"):
+        write_report(run)
