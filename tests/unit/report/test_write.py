@@ -126,7 +126,8 @@ def test_the_page_says_the_verdict_first_and_shows_every_part(finished):
         report["verdict"]["reason"], report["verdict"]["would_change"], "What stands out", "Candidates",
         "accuracy against cost", "Training", "Forgetting", "the suite could not be pulled",
         "Answers of the choice", "Its most confident mistakes", "14 training examples are copies",
-        "ten times the rate of full fine-tuning", "Not measured", "How to reproduce this", "tunesmith run tickets.yaml --out runs/tickets",
+        "ten times the rate of full fine-tuning", "Not measured", "How to reproduce this",
+        "tunesmith run tickets.yaml --out runs/tickets",
     ):  # fmt: skip
         place = text.index(part, place)
     for name in CANDIDATES:
