@@ -53,9 +53,7 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
     def guarded(self: socket.socket, address: Any) -> None:
         if self.family != socket.AF_UNIX and str(address[0]) not in ("127.0.0.1", "::1", "localhost"):
-            raise AssertionError(
-                f"a fast test tried to connect to {address}; mark it slow, or stay on this machine"
-            )
+            raise AssertionError(f"a fast test tried to connect to {address}; mark it slow, or stay on this machine")
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)

@@ -105,7 +105,7 @@ class Budget(Settings):
     minutes: float | None = Field(None, gt=0, description="Time the whole run may take; the plan keeps to it.")
 
 
-CANDIDATES = ("baseline", "prompt", "embedding", "tune")
+CandidateFamily = Literal["baseline", "prompt", "embedding", "tune"]
 
 
 class Config(Settings):
@@ -115,15 +115,18 @@ class Config(Settings):
     data: Data
     model: str | None = Field(None, description="A catalog name, a path, or hf:owner/name; left out: chosen.")
     method: tuple[Method, ...] = Field((Lora(),), min_length=1, description="Fine-tuning method, or a list of them.")
-    candidates: tuple[Literal["baseline", "prompt", "embedding", "tune"], ...] = Field(
-        CANDIDATES, min_length=1, description="Families of solutions to compare."
+    candidates: tuple[CandidateFamily, ...] = Field(
+        ("baseline", "prompt", "embedding", "tune"), min_length=1, description="Families of solutions to compare."
     )
     encoder: str = Field("minilm-l6", description="Sentence encoder of the embedding candidate.")
     train: Train = Train()
     budget: Budget = Budget()
     seed: int = Field(0, ge=0, description="Fixes splits, data order, initialisation and resampling.")
     margin: float = Field(
-        0.01, ge=0, lt=1, description="Smallest difference of the metric that matters in practice (0.01: one point)."
+        0.01,
+        ge=0,
+        lt=1,
+        description="Smallest difference of the metric that matters in practice (0.01: one point).",
     )
     forgetting: Literal["quick", "off"] = Field("quick", description="Probe suites run on base and tuned model.")
 
@@ -162,7 +165,9 @@ def read_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
         ConfigError: If it is not YAML, or holds anything a user cannot write; all problems at once.
     """
     if not path.is_file():
-        raise NotFoundError(f"{path}: no such config file. Give the path of a project file, such as examples/sarcasm.yaml.")
+        raise NotFoundError(
+            f"{path}: no such config file. Give the path of a project file, such as examples/sarcasm.yaml."
+        )
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

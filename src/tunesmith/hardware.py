@@ -54,9 +54,7 @@ def detect() -> Hardware:
     accelerators = _accelerators()
     dtype, reason = choose_dtype(accelerators)
     total, available = memory()
-    return Hardware(
-        cpu_name(), physical_cores(), usable_cores(), total, available, accelerators, dtype, reason
-    )
+    return Hardware(cpu_name(), physical_cores(), usable_cores(), total, available, accelerators, dtype, reason)
 
 
 def choose_dtype(accelerators: tuple[Accelerator, ...]) -> tuple[Dtype, str]:
@@ -115,9 +113,7 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 def memory(root: Path = Path("/")) -> tuple[int, int]:
     """Bytes in all and bytes available, of the machine or of the container where that has less."""
-    fields: dict[str, str] = dict(
-        re.findall(r"^(\w+):\s+(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
-    )
+    fields: dict[str, str] = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE))
     if "MemTotal" not in fields:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return total, total
@@ -127,9 +123,7 @@ def memory(root: Path = Path("/")) -> tuple[int, int]:
         limit = _number(group / "memory.max") or _number(group / "memory.limit_in_bytes")
         if limit is not None and limit < total:
             used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
-            cached = re.search(
-                r"^(?:total_)?inactive_file (\d+)$", _read(group / "memory.stat"), re.MULTILINE
-            )
+            cached = re.search(r"^(?:total_)?inactive_file (\d+)$", _read(group / "memory.stat"), re.MULTILINE)
             # File pages that were not used lately are given back when memory is asked for.
             total, available = limit, min(available, limit - used + (int(cached[1]) if cached else 0))
     return total, max(0, available)

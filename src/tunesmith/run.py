@@ -105,15 +105,16 @@ class Run:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise RunError(f"{self.folder}: another process is writing this run. Wait for it, or use --out.") from error
+                raise RunError(
+                    f"{self.folder}: another process is writing this run. Wait for it, or use --out."
+                ) from error
             yield
 
     # ── the sealed test split ────────────────────────────────────────────────────────────────────────────
     def count_test_look(self, who: str) -> int:
-        """Record that somebody looked at test results; returns how many looks there were.
+        """Record that candidates were judged on the test split; returns how often that happened.
 
-        Looks are appended to ``test_looks.jsonl``; resuming the same candidate's evaluation is a new look only
-        if its predictions were already stored.
+        One pass over the candidates of a run is one look; a resumed pass, or an evaluation later, is another.
         """
         path = self.folder / "test_looks.jsonl"
         with path.open("a", encoding="utf-8") as file:

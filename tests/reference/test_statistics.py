@@ -54,9 +54,7 @@ def test_clustered_standard_error():
     rng = np.random.default_rng(2)
     groups = rng.integers(0, 12, 90)
     scores = rng.random(90) + 0.3 * rng.random(12)[groups]
-    fit = linear.OLS(scores, np.ones(90)).fit(
-        cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False}
-    )
+    fit = linear.OLS(scores, np.ones(90)).fit(cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False})
     expected = fit.bse[0] * np.sqrt(12 / 11)
     assert mean_standard_error(scores, groups.tolist()) == pytest.approx(expected)
 

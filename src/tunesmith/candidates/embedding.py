@@ -34,7 +34,12 @@ class Embedding:
         return Fit(
             trainable_parameters=int(self.classifier.coef_.size + self.classifier.intercept_.size),
             train_seconds=time.monotonic() - started,
-            details={"encoder": self.context.config.encoder, "C": chosen, "tried_on_validation": tried, "texts_cut": cut},
+            details={
+                "encoder": self.context.config.encoder,
+                "C": chosen,
+                "tried_on_validation": tried,
+                "texts_cut": cut,
+            },
         )
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:

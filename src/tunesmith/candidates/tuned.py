@@ -38,7 +38,8 @@ class Tuned:
 
         from tunesmith.data.render import Renderer
         from tunesmith.model.load import load_model
-        from tunesmith.train.loop import LoopSettings, train as run_loop
+        from tunesmith.train.loop import LoopSettings
+        from tunesmith.train.loop import train as run_loop
         from tunesmith.train.methods import METHODS
 
         listener, config = self.context.listener, self.context.config
@@ -57,12 +58,12 @@ class Tuned:
         self.folder.mkdir(parents=True, exist_ok=True)
         result = run_loop(
             attached.model, attached.trainable, rendered, held_out[:VALIDATION_LIMIT], settings, self.folder,
-            packed=lm.packed, listener=lambda event: listener(f"{self.id}: training", event["step"], event["steps"], event),
+            packed=lm.packed, listener=lambda e: listener(f"{self.id}: training", e["step"], e["steps"], e),
         )  # fmt: skip
         if all(torch.equal(before[name], p) for name, p in attached.trainable.items()):
             raise TrainingError(
                 f"{self.id}: training changed nothing: the best validation loss was that of the base model "
-                f"({result.best_validation_loss:.4f}, after {result.last_step} steps {result.last_validation_loss:.4f}). "
+                f"({result.best_validation_loss:.4f}; after {result.last_step} steps {result.last_validation_loss:.4f}). "
                 "Lower train.learning_rate, or use the base model with a prompt."
             )
         del before
@@ -74,7 +75,11 @@ class Tuned:
             "forgetting": self._forgetting(lm, held_out, base),
         }
         return Fit(
-            attached.trainable_parameters, result.seconds, result.tokens, self._details(settings, result, findings), measured
+            attached.trainable_parameters,
+            result.seconds,
+            result.tokens,
+            self._details(settings, result, findings),
+            measured,
         )
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
@@ -107,7 +112,9 @@ class Tuned:
         })  # fmt: skip
 
     # ── what it cost ─────────────────────────────────────────────────────────────────────────────────────
-    def _base_scores(self, lm: LanguageModel, held_out: Sequence[Rendered]) -> tuple[dict[str, Any], torch.Tensor] | None:
+    def _base_scores(
+        self, lm: LanguageModel, held_out: Sequence[Rendered]
+    ) -> tuple[dict[str, Any], torch.Tensor] | None:
         from tunesmith.evaluate.forgetting import answer_log_probabilities, base_scores
 
         if self.context.config.forgetting == "off":
@@ -116,7 +123,10 @@ class Tuned:
         return scores, answer_log_probabilities(lm, held_out)
 
     def _forgetting(
-        self, lm: LanguageModel, held_out: Sequence[Rendered], base: tuple[dict[str, Any], torch.Tensor] | None
+        self,
+        lm: LanguageModel,
+        held_out: Sequence[Rendered],
+        base: tuple[dict[str, Any], torch.Tensor] | None,
     ) -> dict[str, Any]:
         from tunesmith.evaluate import forgetting as measure
 
@@ -143,7 +153,7 @@ class Tuned:
         from tunesmith.train.loop import example_losses
 
         order = np.random.default_rng([self.context.config.seed, 4]).permutation(len(rendered))[:FIXED_SUBSET]
-        losses = []
+        losses: list[np.ndarray] = []
         for part in ([rendered[i] for i in order], held_out[:FIXED_SUBSET]):
             self.context.listener(f"{self.id}: overfitting", len(losses), 2, {})
             sums, counts = example_losses(lm.model, part, settings, lm.packed)
@@ -160,7 +170,8 @@ class Tuned:
         import dataclasses
 
         return {
-            "method": self.method.model_dump(), "loop": dataclasses.asdict(settings), "stopped_early": result.stopped_early,
+            "method": self.method.model_dump(), "loop": dataclasses.asdict(settings),
+            "base_model": self.context.model, "stopped_early": result.stopped_early,
             "first_validation_loss": result.first_validation_loss, "best_validation_loss": result.best_validation_loss,
             "last_validation_loss": result.last_validation_loss, "supervised_tokens": result.supervised_tokens,
             "notices": list(result.notices), "findings": findings,
@@ -179,4 +190,3 @@ TUNED = Family(
     reason="the question: is it worth training?",
     build=Tuned,
 )
-

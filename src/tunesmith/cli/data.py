@@ -22,9 +22,7 @@ def command() -> None:
 @command.command()
 @click.argument("source", metavar="CONFIG_OR_FILE")
 @click.option("--model", help="Whose tokenizer and chat template; otherwise the project file's.")
-@click.option(
-    "-n", "--count", type=click.IntRange(1, 1000), default=3, show_default=True, help="Examples to show."
-)
+@click.option("-n", "--count", type=click.IntRange(1, 1000), default=3, show_default=True, help="Examples to show.")
 @click.option("--split", type=click.Choice(["train", "validation"]), default="train", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def preview(source: str, model: str | None, count: int, split: str, as_json: bool) -> None:
@@ -46,9 +44,7 @@ def preview(source: str, model: str | None, count: int, split: str, as_json: boo
     task = build_task(config.task, prepared.labels, prepared.instruction)
     shown = [(example, renderer.render(task.messages(example), example.id)) for example in chosen]
     if as_json:
-        click.echo(
-            json.dumps(_as_json(config, prepared, name, tokenizer, shown), ensure_ascii=False, indent=2)
-        )
+        click.echo(json.dumps(_as_json(config, prepared, name, tokenizer, shown), ensure_ascii=False, indent=2))
         return
     sizes = ", ".join(f"{len(getattr(prepared.split, s))} {s}" for s in ("train", "validation", "test"))
     click.echo(f"{source}: {prepared.files['train'].format} layout, {sizes}; rendered for {name}.", err=True)
@@ -101,9 +97,7 @@ def _spans(tokenizer: Any, rendered: Any) -> list[tuple[str, bool]]:
 
 
 def _marked(text: str, trained: bool, colour: bool) -> str:
-    safe = "".join(
-        c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text
-    )  # no terminal escapes
+    safe = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)  # no terminal escapes
     if not trained:
         return safe
     return click.style(safe, fg="green", bold=True) if colour else f"{START}{safe}{END}"

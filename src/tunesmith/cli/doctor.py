@@ -36,11 +36,7 @@ def command(as_json: bool) -> None:
     broken = [check for check in checks if check.status == "broken"]
     verdict = _verdict(checks)
     if as_json:
-        click.echo(
-            json.dumps(
-                {"checks": [asdict(c) for c in checks], "verdict": verdict, "ok": not broken}, indent=2
-            )
-        )
+        click.echo(json.dumps({"checks": [asdict(c) for c in checks], "verdict": verdict, "ok": not broken}, indent=2))
     else:
         marks = {"ok": "ok     ", "warning": "warning", "broken": "BROKEN "}
         for check in checks:
@@ -142,9 +138,7 @@ def _machine() -> list[Check]:
             {"name": machine.cpu_name, "physical": machine.physical_cores, "usable": machine.usable_cores},
             f"{machine.cpu_name}, {machine.physical_cores} cores, {machine.usable_cores} usable here",
         ),
-        Check(
-            "memory", "warning" if low else "ok", machine.memory_bytes, memory + (", little" if low else "")
-        ),
+        Check("memory", "warning" if low else "ok", machine.memory_bytes, memory + (", little" if low else "")),
         Check("accelerators", "ok", gpus, shown or "none; training runs on the processor"),
         Check("dtype", "ok", machine.dtype, f"{machine.dtype}: {machine.dtype_reason}"),
         Check(

@@ -76,7 +76,9 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments or bool(os.environ.get("TUNESMITH_DEBUG"))
     try:
-        cli.main(args=arguments, prog_name="tunesmith", standalone_mode=False)
+        code = cli.main(args=arguments, prog_name="tunesmith", standalone_mode=False)
+        if isinstance(code, int):  # what a command gave to ctx.exit
+            sys.exit(code)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
@@ -97,7 +99,10 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        click.echo(f"error: unexpected {type(error).__name__}: {error}. Run again with --debug for the trace.", err=True)
+        click.echo(
+            f"error: unexpected {type(error).__name__}: {error}. Run again with --debug for the trace.",
+            err=True,
+        )
         sys.exit(1)
 
 

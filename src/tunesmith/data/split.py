@@ -88,14 +88,10 @@ def split_examples(
     findings += _leakage("train", examples, train)
 
     wanted_test = 0.0 if test is not None else TEST_SHARE if test_size is None else test_size
-    wanted_validation = (
-        0.0 if held is not None else VALIDATION_SHARE if validation_size is None else validation_size
-    )
+    wanted_validation = 0.0 if held is not None else VALIDATION_SHARE if validation_size is None else validation_size
     for setting, size in (("test_size", wanted_test), ("validation_size", wanted_validation)):
         if size > 1 and size != int(size):
-            raise DataError(
-                f"data.{setting} is {size}; expected a share below 1 or a whole number of examples."
-            )
+            raise DataError(f"data.{setting} is {size}; expected a share below 1 or a whole number of examples.")
     clusters = _clusters(train, seed)
     divide = _by_rank if stratify or wanted_test >= 1 or wanted_validation >= 1 else _by_place
     parts = divide(clusters, wanted_test, wanted_validation, stratify)
@@ -166,9 +162,7 @@ def _clusters(examples: Sequence[Example], seed: int) -> list[_Cluster]:
     members: dict[str, list[Example]] = defaultdict(list)
     for example, key in zip(examples, keys, strict=True):
         members[root(f"text:{key}")].append(example)
-    clusters = [
-        _Cluster(_place(seed, key), _usual_label(group), tuple(group)) for key, group in members.items()
-    ]
+    clusters = [_Cluster(_place(seed, key), _usual_label(group), tuple(group)) for key, group in members.items()]
     return sorted(clusters, key=lambda cluster: cluster.place)
 
 
@@ -250,9 +244,7 @@ def _keys(examples: Iterable[Example]) -> set[str]:
 
 
 def _touches(example: Example, keys: set[str]) -> bool:
-    return bool(keys) and (
-        same_text_key(example) in keys or (bool(example.group) and f"group:{example.group}" in keys)
-    )
+    return bool(keys) and (same_text_key(example) in keys or (bool(example.group) and f"group:{example.group}" in keys))
 
 
 def _leakage(part: str, before: Sequence[Example], after: Sequence[Example]) -> list[Finding]:
@@ -323,8 +315,7 @@ def _refuse_small(parts: dict[str, list[Example]], total: int) -> None:
     ]
     if small:
         raise DataError(
-            "\n".join(small)
-            + f"\nThere are {total} examples to split. Add examples, or set data.validation_size and "
+            "\n".join(small) + f"\nThere are {total} examples to split. Add examples, or set data.validation_size and "
             "data.test_size."
         )
 

@@ -164,9 +164,7 @@ def candidate_cost(train_seconds: float | None, seconds_per_example: float | Non
 
 
 # ── pairs of candidates ──────────────────────────────────────────────────────────────────────────────────
-def compare(
-    a: Sequence[Prediction], b: Sequence[Prediction], metric: str, rng: np.random.Generator
-) -> Comparison:
+def compare(a: Sequence[Prediction], b: Sequence[Prediction], metric: str, rng: np.random.Generator) -> Comparison:
     """Compare two candidates on the same test examples, item by item.
 
     Args:
@@ -180,13 +178,9 @@ def compare(
         by.
     """
     if metric not in COMPARABLE:
-        raise EvaluationError(
-            f"metric '{metric}': expected one of {', '.join(COMPARABLE)}. Choose one of them."
-        )
+        raise EvaluationError(f"metric '{metric}': expected one of {', '.join(COMPARABLE)}. Choose one of them.")
     if not a or not b:
-        raise EvaluationError(
-            "no predictions to compare: expected at least one. Evaluate both candidates first."
-        )
+        raise EvaluationError("no predictions to compare: expected at least one. Evaluate both candidates first.")
     names = a[0].candidate, b[0].candidate
     ids_a, ids_b = Counter(p.example_id for p in a), Counter(p.example_id for p in b)
     only_a, only_b = (ids_a - ids_b).total(), (ids_b - ids_a).total()
@@ -371,14 +365,9 @@ def points(difference: float) -> str:
 def _advantage(c: Comparison, margin: float) -> str:
     """What is known of rival a's advantage over the choice b, when it does not decide."""
     if c.shows_more_than(0.0):
-        return (
-            f"{c.a} is {_lead(c)}, which is not shown to exceed the margin of {points(margin)} that matters"
-        )
+        return f"{c.a} is {_lead(c)}, which is not shown to exceed the margin of {points(margin)} that matters"
     detect = 100 * c.minimum_detectable_effect
-    return (
-        f"against {c.a}, no evidence of a difference (could detect ≥ {detect:.1f} pt) "
-        f"on {c.n:,} test examples"
-    )
+    return f"against {c.a}, no evidence of a difference (could detect ≥ {detect:.1f} pt) on {c.n:,} test examples"
 
 
 def _more_items(c: Comparison, margin: float) -> str:
@@ -386,9 +375,7 @@ def _more_items(c: Comparison, margin: float) -> str:
     if c.shows_more_than(0.0):
         return f"A margin below {points(c.low)}: then the difference would count, and {c.a} would be chosen."
     if c.items_to_detect is None:
-        return (
-            f"Other test examples: on these, {c.a} and {c.b} score the same, so more like them may not help."
-        )
+        return f"Other test examples: on these, {c.a} and {c.b} score the same, so more like them may not help."
     more = c.items_to_detect - c.n
     if more <= 0:
         return f"Fewer candidates: {points(abs(c.difference))} is too little to stand out among so many."
@@ -424,9 +411,7 @@ def _values(predictions: Sequence[Prediction], metric: str) -> tuple[NDArray[Any
     if not predictions:
         raise EvaluationError(f"no predictions: {metric} needs at least one. Evaluate the candidate first.")
     if metric not in METRIC_NAMES:
-        raise EvaluationError(
-            f"metric '{metric}': expected one of {', '.join(METRIC_NAMES)}. Choose one of them."
-        )
+        raise EvaluationError(f"metric '{metric}': expected one of {', '.join(METRIC_NAMES)}. Choose one of them.")
     if metric == "macro_f1":
         codes = metrics.label_codes([p.prediction for p in predictions], [p.target for p in predictions])
         return codes, metrics.macro_f1_statistic
@@ -455,9 +440,7 @@ def _check_all_have(found: Sequence[float], predictions: Sequence[Prediction], w
 
 def _clusters(predictions: Sequence[Prediction]) -> list[str] | None:
     """Cluster of each prediction, those without one by themselves; None where no two share one."""
-    names = [
-        f"example {i}" if p.cluster is None else f"cluster {p.cluster}" for i, p in enumerate(predictions)
-    ]
+    names = [f"example {i}" if p.cluster is None else f"cluster {p.cluster}" for i, p in enumerate(predictions)]
     return names if len(set(names)) < len(names) else None
 
 

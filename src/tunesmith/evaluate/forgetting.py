@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +61,9 @@ def read_suite(name: str, limit: int) -> list[Item]:
             row = json.loads(line)
             item = _text_item(row) if kind == "text" else _choice_item(row)
         except (ValueError, KeyError, TypeError) as error:
-            raise EvaluationError(f"suite {name}, line {number}: {error}. Delete it from the cache and pull again.") from error
+            raise EvaluationError(
+                f"suite {name}, line {number}: {error}. Delete it from the cache and pull again."
+            ) from error
         if item is not None:
             items[hashlib.sha256(f"{item.prompt}|{item.options}".encode()).hexdigest()] = item
     return [items[key] for key in sorted(items)[:limit]]
@@ -78,7 +79,11 @@ def _choice_item(row: Mapping[str, Any]) -> Item | None:
     answer = re.sub(r"^[A-H]\.\s*", "", row["answer"]).strip()
     if answer not in options or len(options) < 2:
         return None
-    return Item(f"Question: {row['question'].strip()}\nAnswer:", tuple(f" {option}" for option in options), options.index(answer))
+    return Item(
+        f"Question: {row['question'].strip()}\nAnswer:",
+        tuple(f" {option}" for option in options),
+        options.index(answer),
+    )
 
 
 def suite_scores(lm: LanguageModel, name: str, limit: int) -> list[float]:
@@ -114,7 +119,16 @@ def base_scores(
     results: dict[str, list[float] | str] = {}
     for name, limit in suites.items():
         key = hashlib.sha256(
-            json.dumps([VERSION, lm.folder.fingerprint, suite_entry(name).sha256, limit, TEXT_TOKENS, str(lm.model.dtype)]).encode()
+            json.dumps(
+                [
+                    VERSION,
+                    lm.folder.fingerprint,
+                    suite_entry(name).sha256,
+                    limit,
+                    TEXT_TOKENS,
+                    str(lm.model.dtype),
+                ]
+            ).encode()
         ).hexdigest()[:24]
         file = home() / "scores" / f"{key}.json"
         try:
@@ -199,7 +213,9 @@ def forgetting(
     verdict = min(verdicts, key=order.index) if verdicts else "unknown"
     return {
         "status": "not_run" if verdict == "unknown" else "ok",
-        **({"reason": "; ".join(s["reason"] for s in suites.values() if "reason" in s)} if verdict == "unknown" else {}),
+        **(
+            {"reason": "; ".join(s["reason"] for s in suites.values() if "reason" in s)} if verdict == "unknown" else {}
+        ),
         "suites": suites,
         "kl_to_base": kl,
         "verdict": verdict,

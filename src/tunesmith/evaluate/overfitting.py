@@ -78,9 +78,7 @@ def overfitting(
 def _sentence(
     verdict: str, gap: float, low: float, high: float, best_step: int, last_step: int, rise: float | None
 ) -> str:
-    opening = {"none": "No sign of overfitting", "mild": "Mild overfitting", "overfit": "Overfitting"}[
-        verdict
-    ]
+    opening = {"none": "No sign of overfitting", "mild": "Mild overfitting", "overfit": "Overfitting"}[verdict]
     text = (
         f"{opening}: validation loss is {abs(gap):.2f} nats per token {'above' if gap >= 0 else 'below'} "
         f"training loss (95 % interval of the difference {low:.2f} to {high:.2f})"

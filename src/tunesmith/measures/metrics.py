@@ -38,9 +38,7 @@ def accuracy(predictions: Sequence[str], targets: Sequence[str]) -> float:
     return sum(p == t for p, t in zip(predictions, targets, strict=True)) / len(targets)
 
 
-def confusion_matrix(
-    predictions: Sequence[str], targets: Sequence[str], labels: Sequence[str]
-) -> NDArray[np.int64]:
+def confusion_matrix(predictions: Sequence[str], targets: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
     """How often each label was answered for each right label.
 
     Args:

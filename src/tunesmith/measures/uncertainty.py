@@ -130,9 +130,7 @@ def bootstrap_interval(
     """
     items = _checked(values)
     chosen = statistic or weighted_mean
-    results = np.concatenate(
-        [chosen(items, counts) for counts in _resamples(clusters, len(items), rng, resamples)]
-    )
+    results = np.concatenate([chosen(items, counts) for counts in _resamples(clusters, len(items), rng, resamples)])
     low, high = np.quantile(results, [0.025, 0.975])
     value = chosen(items, np.ones((1, len(items))))[0]
     return Interval(float(value), float(low), float(high), len(items))
@@ -179,13 +177,10 @@ def paired_bootstrap(
     """
     first, second = _checked(a), _checked(b)
     if first.shape[0] != second.shape[0]:
-        raise ValueError(
-            f"a has {first.shape[0]} items and b {second.shape[0]}: expected the same items in both."
-        )
+        raise ValueError(f"a has {first.shape[0]} items and b {second.shape[0]}: expected the same items in both.")
     chosen = statistic or weighted_mean
     parts = [
-        chosen(first, counts) - chosen(second, counts)
-        for counts in _resamples(clusters, len(first), rng, resamples)
+        chosen(first, counts) - chosen(second, counts) for counts in _resamples(clusters, len(first), rng, resamples)
     ]
     results = np.concatenate(parts)
     low, high = np.quantile(results, [0.025, 0.975])
@@ -202,9 +197,7 @@ def paired_bootstrap(
     )
 
 
-def difference_of_means(
-    a: ArrayLike, b: ArrayLike, *, rng: np.random.Generator, resamples: int = 10_000
-) -> Interval:
+def difference_of_means(a: ArrayLike, b: ArrayLike, *, rng: np.random.Generator, resamples: int = 10_000) -> Interval:
     """Mean of a minus mean of b for two different sets of items, with its 95 % bootstrap interval.
 
     Args:
@@ -225,9 +218,7 @@ def difference_of_means(
         for x in (first, second)
     ]
     low, high = np.quantile(means[0] - means[1], [0.025, 0.975])
-    return Interval(
-        float(first.mean() - second.mean()), float(low), float(high), min(len(first), len(second))
-    )
+    return Interval(float(first.mean() - second.mean()), float(low), float(high), min(len(first), len(second)))
 
 
 def mcnemar(b: int, c: int) -> tuple[float, float]:
@@ -320,9 +311,7 @@ def required_items(effect: float, discordance: float = 0.15, power: float = 0.8,
     return max(1, math.ceil(_required(effect, discordance, power, alpha) - 1e-9))
 
 
-def minimum_detectable_effect(
-    n: int, discordance: float = 0.15, power: float = 0.8, alpha: float = 0.05
-) -> float:
+def minimum_detectable_effect(n: int, discordance: float = 0.15, power: float = 0.8, alpha: float = 0.05) -> float:
     """Smallest difference in accuracy that n test items detect with the given power: required_items inverted.
 
     Args:

@@ -105,6 +105,12 @@ def layout(pack: Pack) -> Iterator[None]:
         _layout.reset(token)
 
 
+def common_start(rows: Sequence[Sequence[int]]) -> int:
+    """Number of tokens that all rows begin with."""
+    low, high = min(rows), max(rows)  # whatever these two share, every row between them shares
+    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+
+
 def build_pack(
     prefix: Sequence[int],
     items: Sequence[Item],
@@ -219,7 +225,14 @@ def attend(
         prefix_key, prefix_value = key[:, :, :n], value[:, :, :n]
         alone = Chunk(0, n, pack.position_ids[0, :n], None)
         outputs.append(
-            _attend(query[:, :, :n], prefix_key, prefix_value, alone.mask(0, sliding_window, query.dtype), dropout, scaling)
+            _attend(
+                query[:, :, :n],
+                prefix_key,
+                prefix_value,
+                alone.mask(0, sliding_window, query.dtype),
+                dropout,
+                scaling,
+            )
         )
     for chunk in pack.chunks:
         here = slice(chunk.start, chunk.stop)

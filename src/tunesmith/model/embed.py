@@ -25,9 +25,7 @@ def load_encoder(folder: ModelFolder) -> tuple[Any, Any]:
     check_model_folder(folder.path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True)
-        model = AutoModel.from_pretrained(
-            folder.path, dtype=torch.float32, local_files_only=True, use_safetensors=True
-        )
+        model = AutoModel.from_pretrained(folder.path, dtype=torch.float32, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{folder.name}: cannot be loaded as an encoder: {str(error).splitlines()[0]}") from error
     limits = folder.path / "sentence_bert_config.json"

@@ -39,7 +39,9 @@ def generate(
     lm.model.set_attn_implementation("sdpa")
     try:
         for group in _batches([len(prompt) for prompt in prompts]):
-            for index, answer in zip(group, _generate_batch(lm, [prompts[i] for i in group], max_new_tokens, ends), strict=True):
+            for index, answer in zip(
+                group, _generate_batch(lm, [prompts[i] for i in group], max_new_tokens, ends), strict=True
+            ):
                 results[index] = answer
             if on_progress is not None:
                 on_progress(len(group))
@@ -65,7 +67,13 @@ def _generate_batch(
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = torch.tensor(prompt, device=lm.device)
         mask[row, longest - len(prompt) :] = 1
-    settings: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+    settings: dict[str, Any] = {
+        "do_sample": False,
+        "num_beams": 1,
+        "temperature": None,
+        "top_p": None,
+        "top_k": None,
+    }
     with torch.no_grad():
         out = lm.model.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad,
@@ -74,9 +82,7 @@ def _generate_batch(
     for prompt, row in zip(prompts, out[:, longest:].tolist(), strict=True):
         stop = next((i for i, token in enumerate(row) if token in ends), None)
         answer = row if stop is None else row[:stop]
-        yield Generated(
-            lm.tokenizer.decode(answer, skip_special_tokens=True), len(prompt), len(answer), stop is None
-        )
+        yield Generated(lm.tokenizer.decode(answer, skip_special_tokens=True), len(prompt), len(answer), stop is None)
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -38,9 +38,7 @@ def check_model_folder(path: Path) -> None:
         ModelError: With every reason, one a line.
     """
     if not path.is_dir():
-        raise NotFoundError(
-            f"{path}: no such folder. A model is a folder with config.json and safetensors files."
-        )
+        raise NotFoundError(f"{path}: no such folder. A model is a folder with config.json and safetensors files.")
     reasons: list[str] = []
     _check_files(path, reasons)
     _check_weights(path, reasons)
@@ -52,18 +50,14 @@ def check_model_folder(path: Path) -> None:
         value = config if name == "config.json" else _read_json(path / name, reasons)
         for key in sorted(set(_keys(value))):
             if key == "auto_map":
-                reasons.append(
-                    f"{name} has 'auto_map': it asks for code from the folder or the hub to be run"
-                )
+                reasons.append(f"{name} has 'auto_map': it asks for code from the folder or the hub to be run")
             elif _INTERNAL.fullmatch(key):
                 reasons.append(f"{name} sets '{key}', which is private to transformers")
     if not any((path / name).is_file() for name in _TOKENIZERS):
         reasons.append(f"no tokenizer (one of {', '.join(_TOKENIZERS)})")
     if reasons:
         listed = "\n".join(f"  - {reason}" for reason in reasons)
-        raise ModelError(
-            f"{path}: this model folder is not loaded. Mend it, or get the model anew.\n{listed}"
-        )
+        raise ModelError(f"{path}: this model folder is not loaded. Mend it, or get the model anew.\n{listed}")
 
 
 def _check_files(folder: Path, reasons: list[str]) -> None:
@@ -88,9 +82,7 @@ def _check_weights(folder: Path, reasons: list[str]) -> None:
     weights = sorted(folder.glob("*.safetensors"))
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
     if not weights and pickles:
-        reasons.append(
-            f"weights only as pickle ({', '.join(pickles)}), which runs code when read; use safetensors"
-        )
+        reasons.append(f"weights only as pickle ({', '.join(pickles)}), which runs code when read; use safetensors")
     elif not weights:
         reasons.append("no weights (*.safetensors)")
     for file in weights:

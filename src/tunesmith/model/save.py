@@ -13,7 +13,9 @@ from tunesmith.model.load import ORIGIN, LanguageModel
 from tunesmith.run import disk_error
 
 
-def save_model(folder: Path, write: Callable[[Path], None], lm: LanguageModel, base: str, origin: dict[str, Any]) -> None:
+def save_model(
+    folder: Path, write: Callable[[Path], None], lm: LanguageModel, base: str, origin: dict[str, Any]
+) -> None:
     """Write weights (by ``write``), tokenizer and where they came from; renamed into place when complete.
 
     Args:

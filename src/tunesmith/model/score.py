@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
-from tunesmith.model.attention import KeyValues, Segment, build_pack
+from tunesmith.model.attention import KeyValues, Segment, build_pack, common_start
 from tunesmith.model.forward import hidden_states, token_losses
 from tunesmith.model.load import LanguageModel
 
@@ -60,8 +59,8 @@ def shared_start(prompts: Sequence[Sequence[int]]) -> list[int]:
     """What all prompts begin with, leaving each at least one token of its own; empty for a single prompt."""
     if len(prompts) < 2:
         return []
-    common = os.path.commonprefix([list(prompt) for prompt in prompts])
-    return list(common[: min(len(common), min(len(prompt) for prompt in prompts) - 1)])
+    shared = min(common_start(prompts), min(len(prompt) for prompt in prompts) - 1)
+    return list(prompts[0][:shared])
 
 
 def prefix_cache(lm: LanguageModel, prefix: Sequence[int]) -> KeyValues:
@@ -73,9 +72,7 @@ def prefix_cache(lm: LanguageModel, prefix: Sequence[int]) -> KeyValues:
     return record
 
 
-def _tree(
-    prompt: Sequence[int], choices: Sequence[Sequence[int]]
-) -> tuple[list[Segment], list[list[tuple[int, int]]]]:
+def _tree(prompt: Sequence[int], choices: Sequence[Sequence[int]]) -> tuple[list[Segment], list[list[tuple[int, int]]]]:
     """The prompt with its continuations as a radix tree behind it, each shared beginning once.
 
     Returns the segments, and for each continuation the (segment, offset) that predicts each of its tokens. A

@@ -74,10 +74,18 @@ def choose_plan(config: Config, facts: Facts, model_name: str) -> Plan:
         choices.append(Choice("model", facts.model, "the smallest instruction-tuned model of the catalog"))
     batch = config.train.global_batch_size or GLOBAL_BATCH
     if config.train.global_batch_size is None:
-        choices.append(Choice("train.global_batch_size", batch, "LoRA bears large batches worse than full", "Schulman 2025"))
+        choices.append(
+            Choice("train.global_batch_size", batch, "LoRA bears large batches worse than full", "Schulman 2025")
+        )
     max_length = config.train.max_length or facts.context_length
     if config.train.max_length is None:
-        choices.append(Choice("train.max_length", max_length, f"the model's own; the longest example has {facts.longest_example}"))
+        choices.append(
+            Choice(
+                "train.max_length",
+                max_length,
+                f"the model's own; the longest example has {facts.longest_example}",
+            )
+        )
     epochs = config.train.epochs or _epochs(config, facts, batch, choices)
     loop: dict[str, dict[str, Any]] = {}
     for method in config.method:
@@ -85,7 +93,9 @@ def choose_plan(config: Config, facts: Facts, model_name: str) -> Plan:
         if config.train.learning_rate is not None:
             rate = config.train.learning_rate
         else:
-            choices.append(Choice(f"learning_rate ({method.kind})", float(f"{rate:.2e}"), "the rule for this size", source))
+            choices.append(
+                Choice(f"learning_rate ({method.kind})", float(f"{rate:.2e}"), "the rule for this size", source)
+            )
         loop[method.kind] = {
             "epochs": epochs, "learning_rate": rate, "global_batch_size": batch, "schedule": config.train.schedule,
             "warmup_ratio": config.train.warmup_ratio, "weight_decay": config.train.weight_decay,
@@ -113,9 +123,7 @@ def _epochs(config: Config, facts: Facts, batch: int, choices: list[Choice]) -> 
     return float(epochs)
 
 
-def _candidates(
-    config: Config, facts: Facts, model_name: str, epochs: float, batch: int
-) -> list[dict[str, Any]]:
+def _candidates(config: Config, facts: Facts, model_name: str, epochs: float, batch: int) -> list[dict[str, Any]]:
     rows = []
     for name in config.candidates:
         family = FAMILIES[name]
@@ -143,7 +151,9 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: float, batch:
     if candidate_id == "prompt/zero-shot":
         return test + 3, estimate.scoring_bytes(facts)
     if candidate_id == "prompt/few-shot":
-        return test + 3 + estimate.scoring_seconds(facts, 3 * min(100, facts.validation), own), estimate.scoring_bytes(facts)
+        return test + 3 + estimate.scoring_seconds(facts, 3 * min(100, facts.validation), own), estimate.scoring_bytes(
+            facts
+        )
     method = next(m for m in config.method if m.kind == candidate_id.rsplit("/", 1)[1])
     seconds = estimate.training_seconds(facts, method.kind, epochs, batch, config.train.share_prefix) + test + 10
     if config.forgetting == "quick":

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tunesmith.data.prepare import Prepared
 from tunesmith.data.render import Rendered
 from tunesmith.hardware import Hardware
 from tunesmith.sources import ModelFolder
@@ -16,7 +15,7 @@ from tunesmith.sources import ModelFolder
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """``tokens_per_example`` and ``supervised_per_example`` are means over train; ``prefix_tokens`` is shared by all."""
+    """``tokens_per_example`` and ``supervised_per_example`` are means; ``prefix_tokens`` all share."""
 
     train: int
     validation: int
@@ -44,7 +43,12 @@ class Facts:
 
 
 def gather_facts(
-    prepared: Prepared, rendered: Sequence[Rendered], folder: ModelFolder, hardware: Hardware, flops_per_second: float
+    counts: Mapping[str, int],
+    labels: int,
+    rendered: Sequence[Rendered],
+    folder: ModelFolder,
+    hardware: Hardware,
+    flops_per_second: float,
 ) -> Facts:
     """Put the facts together; reads the model's config and the headers of its weights, loads nothing."""
     from tunesmith.train.batches import shared_prefix, supervised
@@ -54,8 +58,9 @@ def gather_facts(
     hidden = int(config.get("hidden_size") or config.get("n_embd"))
     lengths = [len(r.input_ids) for r in rendered]
     return Facts(
-        train=len(prepared.split.train), validation=len(prepared.split.validation), test=len(prepared.split.test),
-        labels=len(prepared.labels), tokens_per_example=sum(lengths) / len(lengths), longest_example=max(lengths),
+        train=counts["train"], validation=counts["validation"], test=counts["test"],
+        labels=labels,
+        tokens_per_example=sum(lengths) / len(lengths), longest_example=max(lengths),
         supervised_per_example=sum(len(supervised(r)) for r in rendered) / len(rendered),
         prefix_tokens=shared_prefix(rendered), model=folder.name, model_type=str(config.get("model_type")),
         parameters=count_parameters(folder), hidden_size=hidden,

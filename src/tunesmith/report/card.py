@@ -112,9 +112,7 @@ def _limits(candidate: Json, report: Json) -> str:
 
 
 def _settings(candidate: Json, report: Json) -> str:
-    rows: dict[str, Any] = {
-        f"sha256 of the {part} split": value for part, value in report["data"]["sha256"].items()
-    }
+    rows: dict[str, Any] = {f"sha256 of the {part} split": value for part, value in report["data"]["sha256"].items()}
     rows |= {
         "command": report["command"],
         "seed": report["settings"].get("seed"),

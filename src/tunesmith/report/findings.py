@@ -160,9 +160,7 @@ def _cost(report: Json) -> list[tuple[int, str]]:
     if dearest == choice or costs[choice] <= 0 or costs[dearest] < 1.5 * costs[choice]:
         return []
     times = costs[dearest] / costs[choice]
-    return [
-        (6, f"Training and 10,000 answers take {times:,.1f} times as long with {dearest} as with {choice}.")
-    ]
+    return [(6, f"Training and 10,000 answers take {times:,.1f} times as long with {dearest} as with {choice}.")]
 
 
 def _data(report: Json) -> list[tuple[int, str]]:
@@ -184,9 +182,7 @@ def _test_set(report: Json) -> list[tuple[int, str]]:
         ))  # fmt: skip
     looks = report["test_looks"]
     if looks > 1:
-        found.append(
-            (9, f"Test results were looked at {looks} times; each look makes them a little less honest.")
-        )
+        found.append((9, f"Test results were looked at {looks} times; each look makes them a little less honest."))
     return found
 
 

@@ -105,9 +105,7 @@ def render_html(report: Json, evidence: Evidence) -> str:
         confused=findings.confused_pairs(matrix, labels, PAIRS_SHOWN) if labels and not few else (),
         answers=evidence.answers,
         forgetting={
-            c["id"]: c["forgetting"]
-            for c in report["candidates"]
-            if (c.get("forgetting") or {}).get("suites")
+            c["id"]: c["forgetting"] for c in report["candidates"] if (c.get("forgetting") or {}).get("suites")
         },
         not_run=not_run(report),
     )

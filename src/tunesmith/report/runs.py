@@ -115,9 +115,7 @@ def _choice(run: Run, report: Json) -> str:
 def _predictions(run: Run, candidate: str) -> list[Prediction]:
     path = run.candidate(candidate) / "predictions.parquet"
     if not path.is_file():
-        known = sorted(
-            p.parent.name.replace("__", "/") for p in run.folder.glob("candidates/*/predictions.parquet")
-        )
+        known = sorted(p.parent.name.replace("__", "/") for p in run.folder.glob("candidates/*/predictions.parquet"))
         raise NotFoundError(
             f"{run.folder}: no predictions of candidate '{candidate}'. It has: {', '.join(known) or 'none'}."
         )
@@ -138,9 +136,7 @@ def _only(answers: Sequence[Prediction], shared: Counter[str]) -> list[Predictio
 def _sentence(c: Json) -> str:
     """What was found, first against second."""
     interval = f"95 % interval {100 * c['low']:+.1f} to {100 * c['high']:+.1f}, p = {c['p_value']:.2g}"
-    observed = (
-        f"first − second {100 * c['difference']:+.1f} points ({interval}, {c['n']:,} shared test examples)"
-    )
+    observed = f"first − second {100 * c['difference']:+.1f} points ({interval}, {c['n']:,} shared test examples)"
     if c["p_value"] < LEVEL and not c["low"] <= 0 <= c["high"]:
         return f"The {'first' if c['difference'] > 0 else 'second'} is better: {observed}."
     detect = 100 * c["minimum_detectable_effect"]

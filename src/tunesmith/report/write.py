@@ -50,9 +50,7 @@ def write_report(run: Run) -> Json:
     task, margin = config["task"], config.get("margin", 0.01)
     candidates = _read_candidates(run, plan)
     predictions = {
-        c["id"]: stored
-        for c in candidates
-        if c["status"] == "ok" and (stored := _read_predictions(run, c["id"]))
+        c["id"]: stored for c in candidates if c["status"] == "ok" and (stored := _read_predictions(run, c["id"]))
     }
     for candidate in candidates:
         if candidate["status"] == "ok" and candidate["id"] not in predictions:
@@ -101,9 +99,7 @@ def _read_candidates(run: Run, plan: Json) -> list[Json]:
     files = sorted((run.folder / "candidates").glob("*/evaluation.json"))
     found = {evaluation["id"]: evaluation for evaluation in map(read_json, files)}
     if not found:
-        raise RunError(
-            f"{run.folder}: no candidate was evaluated, so there is nothing to report. Run it again."
-        )
+        raise RunError(f"{run.folder}: no candidate was evaluated, so there is nothing to report. Run it again.")
     planned = {c["id"]: c for c in plan.get("candidates", [])}
     missing = {
         name: {"id": name, "status": "not_run", "reason": "it was planned but not evaluated", "metrics": {},
@@ -163,9 +159,7 @@ def _evidence(run: Run, report: Json, predictions: Mapping[str, Sequence[Predict
         seen = {p.target for p in answers} | {p.prediction for p in answers}
         labels = [*(name for name in report["data"]["labels"] or {} if name in seen)]
         labels += sorted(seen - set(labels))
-        matrix = confusion_matrix(
-            [p.prediction for p in answers], [p.target for p in answers], labels
-        ).tolist()
+        matrix = confusion_matrix([p.prediction for p in answers], [p.target for p in answers], labels).tolist()
     return Evidence(curves, labels, matrix, _answers(run, answers, report["task"]))
 
 
@@ -179,9 +173,7 @@ def _read_curve(path: Path, candidate: Json) -> Curve | None:
         except ValueError:
             break  # a kill may have cut the last line short
     train = tuple((r["step"], r["loss"]) for r in rows if r.get("loss") is not None)
-    validation = tuple(
-        (r["step"], r["validation_loss"]) for r in rows if r.get("validation_loss") is not None
-    )
+    validation = tuple((r["step"], r["validation_loss"]) for r in rows if r.get("validation_loss") is not None)
     return Curve(train, validation, (candidate["overfitting"] or {}).get("best_step"))
 
 
@@ -203,9 +195,7 @@ def _answers(run: Run, predictions: Sequence[Prediction], task: Json) -> dict[st
     if task["kind"] == "classification":
         wrong = [pair for pair in scored if pair[0] == 0]
         wrong.sort(key=lambda pair: (-max(pair[1].probabilities or (0.0,)), pair[1].example_id))
-        heading = (
-            "Its most confident mistakes" if wrong and wrong[0][1].probabilities else "Some of its mistakes"
-        )
+        heading = "Its most confident mistakes" if wrong and wrong[0][1].probabilities else "Some of its mistakes"
         return {heading: answers(wrong)}
     scored.sort(key=lambda pair: (pair[0], pair[1].example_id))
     return {"Its worst answers": answers(scored), "Its best answers": answers(scored[::-1])}

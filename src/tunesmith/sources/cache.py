@@ -185,9 +185,7 @@ def is_whole(folder: Path, recipe: dict[str, Any]) -> bool:
 def disk_error(error: OSError) -> SourceError:
     """A cache folder that is full or cannot be written, in words."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SourceError(
-            f"{home()}: the disk is full. Free some space, or set TUNESMITH_HOME to another folder."
-        )
+        return SourceError(f"{home()}: the disk is full. Free some space, or set TUNESMITH_HOME to another folder.")
     return SourceError(
         f"{error.filename or home()}: cannot be written ({error.strerror or error}). "
         "Set TUNESMITH_HOME to a folder you can write to."

@@ -47,9 +47,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
             local_files_only=True,
             output_loading_info=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(file.parent), gguf_file=file.name, local_files_only=True
-        )
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
     except (
         ValueError,
         KeyError,
@@ -66,13 +64,9 @@ def convert_gguf(file: Path, folder: Path) -> None:
     tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
     wrong = sorted(set(report["missing_keys"]) - tied) + sorted(report["unexpected_keys"])
     wrong += [str(key) for key in report["mismatched_keys"]]
-    wrong += [
-        f"{name} (not finite)" for name, value in model.named_parameters() if not torch.isfinite(value).all()
-    ]
+    wrong += [f"{name} (not finite)" for name, value in model.named_parameters() if not torch.isfinite(value).all()]
     if wrong:
-        raise ModelError(
-            f"{file.name}: {len(wrong)} weights are missing, left over or broken: {', '.join(wrong[:5])}."
-        )
+        raise ModelError(f"{file.name}: {len(wrong)} weights are missing, left over or broken: {', '.join(wrong[:5])}.")
     _restore_digit_split(tokenizer, file)
     _save(model, tokenizer, folder)
 
@@ -98,9 +92,7 @@ def _restore_digit_split(tokenizer: Any, file: Path) -> None:
     from tokenizers import pre_tokenizers
 
     backend = tokenizer.backend_tokenizer
-    fell_back = (
-        isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel) and backend.pre_tokenizer.use_regex
-    )
+    fell_back = isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel) and backend.pre_tokenizer.use_regex
     if not fell_back:
         return
     cut = _text_field(file, "tokenizer.ggml.pre")

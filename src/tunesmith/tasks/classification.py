@@ -86,7 +86,12 @@ class ClassificationTask:
         return choices
 
     def _prediction(
-        self, example: Example, candidate: str, means: np.ndarray, choices: list[list[int]], prompt_tokens: int
+        self,
+        example: Example,
+        candidate: str,
+        means: np.ndarray,
+        choices: list[list[int]],
+        prompt_tokens: int,
     ) -> Prediction:
         length = float(np.mean([len(choice) for choice in choices]))
         logits = -means * length  # for labels of one length, exactly their joint log-likelihoods
@@ -131,7 +136,10 @@ def build_classification(
     if len(set(words.values())) < len(words):
         words = {label: label for label in labels}
     if settings.labels is not None:
-        unknown, missing = sorted(set(settings.labels) - set(labels)), sorted(set(labels) - set(settings.labels))
+        unknown, missing = (
+            sorted(set(settings.labels) - set(labels)),
+            sorted(set(labels) - set(settings.labels)),
+        )
         if unknown or missing:
             raise ConfigError(
                 f"task.labels: not in the data: {unknown or 'none'}; in the data but without a word: "

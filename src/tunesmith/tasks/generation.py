@@ -84,7 +84,16 @@ class GenerationTask:
         score = SCORES[self.metric]
         each = seconds / max(1, len(examples))
         return [
-            Prediction(e.id, candidate, a, e.answer, score(a, e.answer), cluster=e.group, seconds=each, text=shown_text(e))
+            Prediction(
+                e.id,
+                candidate,
+                a,
+                e.answer,
+                score(a, e.answer),
+                cluster=e.group,
+                seconds=each,
+                text=shown_text(e),
+            )
             for e, a in zip(examples, answers, strict=True)
         ]
 

@@ -5,7 +5,6 @@ The order depends on the seed and the epoch alone: not on the number of processe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from tunesmith.data.render import IGNORE_INDEX, Rendered
-from tunesmith.model.attention import Pack, Segment, build_pack
+from tunesmith.model.attention import Pack, Segment, build_pack, common_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ def shared_prefix(examples: Sequence[Rendered]) -> int:
     """
     if len(examples) < 2:
         return 0
-    common = len(os.path.commonprefix([example.input_ids for example in examples]))
+    common = common_start([example.input_ids for example in examples])
     return max(0, min(common, *(supervised(example)[0] - 1 for example in examples)))
 
 
@@ -80,9 +79,7 @@ def micro_batches(
         yield _micro_batch(examples, group, prefix, device)
 
 
-def _micro_batch(
-    examples: Sequence[Rendered], group: list[int], prefix: int, device: torch.device | str
-) -> MicroBatch:
+def _micro_batch(examples: Sequence[Rendered], group: list[int], prefix: int, device: torch.device | str) -> MicroBatch:
     chosen = [examples[i] for i in group]
     shared = chosen[0].input_ids[:prefix]
     pack = build_pack(shared, [[Segment(e.input_ids[prefix:])] for e in chosen], device)
@@ -95,5 +92,9 @@ def _micro_batch(
         targets += [example.labels[t] for t in places]
         counts.append(len(places))
     return MicroBatch(
-        pack, torch.tensor(rows, device=device), torch.tensor(targets, device=device), tuple(counts), tuple(group)
+        pack,
+        torch.tensor(rows, device=device),
+        torch.tensor(targets, device=device),
+        tuple(counts),
+        tuple(group),
     )

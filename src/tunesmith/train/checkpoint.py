@@ -42,7 +42,10 @@ def save_checkpoint(
     final = folder / f"step-{step:06d}"
     try:
         temporary.mkdir()
-        save_file({k: p.detach().contiguous() for k, p in _untied(trainable).items()}, temporary / "trainable.safetensors")
+        save_file(
+            {k: p.detach().contiguous() for k, p in _untied(trainable).items()},
+            temporary / "trainable.safetensors",
+        )
         save_file(_optimizer_tensors(optimizer, trainable), temporary / "optimizer.safetensors")
         save_file({"torch": torch.get_rng_state()}, temporary / "random.safetensors")
         (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")

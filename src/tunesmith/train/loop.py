@@ -155,7 +155,7 @@ def train(
                 hidden = hidden_states(model, micro.pack, packed)[micro.rows]
                 weights = torch.full((len(micro.rows),), 1.0 / n_supervised, device=device)
                 part = summed_loss(model, hidden, micro.targets, weights)
-                part.backward()  # type: ignore[no-untyped-call]
+                part.backward()
                 loss += part.detach()
             if ranks > 1:
                 _sum_over_processes(loss, trainable.values())

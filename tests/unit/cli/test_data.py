@@ -34,9 +34,7 @@ def test_preview_as_json_says_the_same_tokens(chats: Path, tiny_model_path: Path
     assert len(shown["examples"]) == 3
     for example in shown["examples"]:
         assert example["tokens"] == len(example["input_ids"])
-        kept = [
-            token for token, label in zip(example["input_ids"], example["labels"], strict=True) if label >= 0
-        ]
+        kept = [token for token, label in zip(example["input_ids"], example["labels"], strict=True) if label >= 0]
         assert len(kept) == example["trained_tokens"] > 0
         assert [span["trained"] for span in example["spans"]] == [False, True]
 
@@ -52,9 +50,7 @@ def test_preview_of_a_classification_project(tmp_path: Path, tiny_model_path: Pa
     assert any(f"⟦{label}<|im_end|>⟧" in result.stdout for label in ("sincere", "sarcastic"))
 
 
-def test_control_characters_of_the_data_do_not_reach_the_terminal(
-    tmp_path: Path, tiny_model_path: Path
-) -> None:
+def test_control_characters_of_the_data_do_not_reach_the_terminal(tmp_path: Path, tiny_model_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     rows = [{"prompt": f"\x1b[31m {i}", "completion": "ok"} for i in range(60)]
     path.write_text("\n".join(json.dumps(row) for row in rows))

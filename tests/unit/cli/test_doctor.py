@@ -53,9 +53,7 @@ def test_a_home_that_cannot_be_written_is_broken(
     assert found["verdict"] == "Not ready: home must be mended first."
 
 
-def test_a_missing_package_is_broken(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_broken(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
         raise PackageNotFoundError(name)
 
@@ -65,9 +63,7 @@ def test_a_missing_package_is_broken(
     assert "torch is not installed" in examined(capsys)["packages"]["text"]
 
 
-def test_offline_settings_are_shown(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_settings_are_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     main(["doctor", "--json"])
     assert examined(capsys)["network"]["text"].startswith("offline (HF_HUB_OFFLINE=1")

@@ -94,9 +94,7 @@ def test_pull_prints_paths_on_stdout_and_progress_on_stderr(
     assert captured.err == "fetching\n"
 
 
-def test_pull_that_fails_exits_with_1(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pull_that_fails_exits_with_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise SourceError("pip could not fetch it")
 

@@ -106,9 +106,7 @@ def test_other_layouts_say_why_too() -> None:
     assert "'completion' is empty" in reason({"prompt": "a", "completion": ""}, "prompt_completion")
     assert "'ideal' is missing" in reason({"input": "a", "ideal": []}, "evals")
     columns = {"text": "text", "label": "label"}
-    assert "'text' is of type int" in reason(
-        {"text": 3, "label": "a"}, "columns", "classification", **columns
-    )
+    assert "'text' is of type int" in reason({"text": 3, "label": "a"}, "columns", "classification", **columns)
     assert "'label' is missing or null" in reason({"text": "a"}, "columns", "classification", **columns)
 
 
@@ -121,9 +119,7 @@ def test_answers_inside_a_prompt_are_not_learned() -> None:
         assert [m.weight for m in messages(row, format) if m.role == "assistant"] == [0.0, 1.0]
 
 
-@pytest.mark.parametrize(
-    ("value", "label"), [(1, "1"), (True, "true"), (2.0, "2"), (0.5, "0.5"), (" spam ", "spam")]
-)
+@pytest.mark.parametrize(("value", "label"), [(1, "1"), (True, "true"), (2.0, "2"), (0.5, "0.5"), (" spam ", "spam")])
 def test_labels_become_text(value: Any, label: str) -> None:
     layout = Layout("columns", "classification", "text", "label")
     assert parse_row({"text": "a", "label": value}, layout, "x:1").example.label == label

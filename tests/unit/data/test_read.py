@@ -101,9 +101,7 @@ def test_every_bad_json_line_is_reported_with_its_place(tmp_path: Path) -> None:
     assert [row for _, row in read_rows(path) if not isinstance(row, BadRow)] == [{"a": 1}, {"a": 2}]
 
 
-def test_a_very_long_line_is_one_bad_row_and_costs_no_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_very_long_line_is_one_bad_row_and_costs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "LINE_LIMIT_BYTES", 1 << 16)
     path = write(tmp_path, "x.jsonl", b'{"a": "' + b"x" * (100 << 20) + b'"}\n{"a": 1}\n')
     tracemalloc.start()
@@ -125,9 +123,7 @@ def test_json_list_items_know_their_lines(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "text", ['[{"a": 1}', '[{"a": 1} {"b": 2}]', '[{"a": }]', "[" * 100_000, '[{"a": NaN}]']
-)
+@pytest.mark.parametrize("text", ['[{"a": 1}', '[{"a": 1} {"b": 2}]', '[{"a": }]', "[" * 100_000, '[{"a": NaN}]'])
 def test_a_broken_json_list_is_refused_whole(tmp_path: Path, text: str) -> None:
     with pytest.raises(DataError, match="broken JSON"):
         list(read_rows(write(tmp_path, "x.json", text)))
@@ -247,9 +243,7 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=8),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["role", "content", "weight", "from", "value", "type", "text"]), inner
-        )
+        | st.dictionaries(st.sampled_from(["role", "content", "weight", "from", "value", "type", "text"]), inner)
     ),
     max_leaves=6,
 )

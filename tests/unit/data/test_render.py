@@ -50,9 +50,7 @@ def test_the_answer_and_its_end_are_trained_and_nothing_else(tokenizer: Any, ren
     assert rendered.example_id == "id-1"
 
 
-def test_the_prompt_is_what_transformers_makes_with_or_without_the_answer(
-    tokenizer: Any, renderer: Renderer
-) -> None:
+def test_the_prompt_is_what_transformers_makes_with_or_without_the_answer(tokenizer: Any, renderer: Renderer) -> None:
     expected = tokenizer.apply_chat_template(
         [{"role": "user", "content": USER.content}], add_generation_prompt=True, return_dict=False
     )
@@ -65,10 +63,7 @@ def test_every_turn_with_weight_is_trained(tokenizer: Any, renderer: Renderer) -
     assert trained(tokenizer, rendered) == "yes<|im_end|>no<|im_end|>"
     silent = Message("assistant", "yes", weight=0)
     assert trained(tokenizer, renderer.render((USER, silent, USER, NO))) == "no<|im_end|>"
-    assert (
-        trained(tokenizer, renderer.render((USER, YES, USER, Message("assistant", "no", 0))))
-        == "yes<|im_end|>"
-    )
+    assert trained(tokenizer, renderer.render((USER, YES, USER, Message("assistant", "no", 0)))) == "yes<|im_end|>"
     with pytest.raises(DataError, match="no token would be trained"):
         renderer.render((USER, silent))
 
@@ -84,15 +79,11 @@ WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3
 
 @settings(max_examples=100, deadline=None)
 @given(turns=st.lists(st.tuples(WORDS, WORDS, st.sampled_from([0.0, 1.0])), min_size=1, max_size=3))
-def test_mask_equals_labels_and_prompts_are_prefixes_whatever_the_text(
-    tiny_model_path: Path, turns: Any
-) -> None:
+def test_mask_equals_labels_and_prompts_are_prefixes_whatever_the_text(tiny_model_path: Path, turns: Any) -> None:
     from transformers import AutoTokenizer
 
     renderer = Renderer(AutoTokenizer.from_pretrained(tiny_model_path), 1024)
-    messages = [
-        m for user, answer, w in turns for m in (Message("user", user), Message("assistant", answer, w))
-    ]
+    messages = [m for user, answer, w in turns for m in (Message("user", user), Message("assistant", answer, w))]
     expected = "".join(f"{m.content}<|im_end|>" for m in messages if m.role == "assistant" and m.weight)
     try:
         rendered = renderer.render(tuple(messages))
@@ -100,19 +91,14 @@ def test_mask_equals_labels_and_prompts_are_prefixes_whatever_the_text(
         assert not expected or "cannot be proved" in str(error)
         return
     assert len(rendered.labels) == len(rendered.input_ids)
-    assert all(
-        label in (IGNORE_INDEX, token)
-        for token, label in zip(rendered.input_ids, rendered.labels, strict=True)
-    )
+    assert all(label in (IGNORE_INDEX, token) for token, label in zip(rendered.input_ids, rendered.labels, strict=True))
     assert trained(renderer.tokenizer, rendered) == expected
     first = next(i for i, m in enumerate(messages) if m.role == "assistant" and m.weight)
     assert rendered.input_ids[: rendered.prompt_length] == renderer.prompt(tuple(messages[:first]))
 
 
 def test_a_template_that_changes_the_prompt_is_found_out(tokenizer: Any) -> None:
-    changing = (
-        "{{ messages | length }}" + "{% for m in messages %}" + TURN + "<|im_end|>\n{% endfor %}" + HEADER
-    )
+    changing = "{{ messages | length }}" + "{% for m in messages %}" + TURN + "<|im_end|>\n{% endfor %}" + HEADER
     with pytest.raises(DataError, match=r"message 2: where the answer begins cannot be proved: from token 1"):
         with_template(tokenizer, changing).render((USER, YES))
 
@@ -146,9 +132,7 @@ def test_a_template_that_ends_only_the_last_turn_is_found_out(tokenizer: Any) ->
 
 
 def test_what_a_template_refuses_is_said_in_its_words(tokenizer: Any) -> None:
-    template = (
-        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('No system here') }}{% endif %}"
-    )
+    template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('No system here') }}{% endif %}"
     template += TURN + "<|im_end|>{% endfor %}" + HEADER
     with pytest.raises(DataError, match=r"refuses a conversation of system, user, assistant: No system here"):
         with_template(tokenizer, template).render((SYSTEM, USER, YES))
@@ -195,9 +179,7 @@ def test_overlong_examples_are_refused_dropped_or_cut(tokenizer: Any) -> None:
     whole = [renderer.render(messages, name) for name, messages in items]
     with pytest.raises(DataError) as caught:
         render_all(renderer, items, "refuse")
-    assert f"2 of 4 examples are longer than 60 tokens (longest {len(whole[3].input_ids)})" in str(
-        caught.value
-    )
+    assert f"2 of 4 examples are longer than 60 tokens (longest {len(whole[3].input_ids)})" in str(caught.value)
     assert f"x:2: {len(whole[1].input_ids)} tokens" in str(caught.value)
     kept, (finding,) = render_all(renderer, items, "drop")
     assert kept == [whole[0], whole[2]]
@@ -224,9 +206,7 @@ def test_cut_examples_train_on_no_token_whose_context_is_gone(tokenizer: Any) ->
 
 def test_answers_that_do_not_fit_alone_are_an_error(tokenizer: Any) -> None:
     items = [*pairs(100), ("x:9", (USER, Message("assistant", "z" * 80)))]
-    with pytest.raises(
-        DataError, match=r"1 examples do not fit into 60 tokens even without their prompt(.|\n)*x:9"
-    ):
+    with pytest.raises(DataError, match=r"1 examples do not fit into 60 tokens even without their prompt(.|\n)*x:9"):
         render_all(Renderer(tokenizer, 60), items, "truncate_left")
     with pytest.raises(DataError, match="No example is left"):
         render_all(Renderer(tokenizer, 20), items, "drop")

@@ -16,10 +16,7 @@ from tunesmith.records import Example, Message, Split
 
 
 def examples(n: int, labels: str = "ab", start: int = 0) -> list[Example]:
-    return [
-        Example(f"x:{i + 2}", text=f"text {i}", label=labels[i % len(labels)])
-        for i in range(start, start + n)
-    ]
+    return [Example(f"x:{i + 2}", text=f"text {i}", label=labels[i % len(labels)]) for i in range(start, start + n)]
 
 
 def where(split: Split) -> dict[str, str]:
@@ -51,18 +48,12 @@ def test_no_text_and_no_group_straddles_and_order_does_not_matter(
     ]
     shuffled = random.Random(seed).sample(items, len(items))
     try:
-        split = split_examples(
-            items, seed=seed, validation_size=sizes[0], test_size=sizes[1], stratify=stratify
-        )
+        split = split_examples(items, seed=seed, validation_size=sizes[0], test_size=sizes[1], stratify=stratify)
     except DataError:  # one large group can leave a part empty
         with pytest.raises(DataError):
-            split_examples(
-                shuffled, seed=seed, validation_size=sizes[0], test_size=sizes[1], stratify=stratify
-            )
+            split_examples(shuffled, seed=seed, validation_size=sizes[0], test_size=sizes[1], stratify=stratify)
         return
-    again = split_examples(
-        shuffled, seed=seed, validation_size=sizes[0], test_size=sizes[1], stratify=stratify
-    )
+    again = split_examples(shuffled, seed=seed, validation_size=sizes[0], test_size=sizes[1], stratify=stratify)
     assert split == again
     assert Counter(where(split).keys()) == Counter(e.source for e in items)
     part = where(split)
@@ -120,9 +111,7 @@ def test_another_seed_is_another_split() -> None:
 
 def test_given_parts_push_their_rows_out_of_train() -> None:
     train = [*examples(40), Example("x:90", text="q", label="a", group="g")]
-    test = [
-        replace(e, source=f"t:{i + 1}", text=(e.text or "").upper() + " ") for i, e in enumerate(train[:6])
-    ]
+    test = [replace(e, source=f"t:{i + 1}", text=(e.text or "").upper() + " ") for i, e in enumerate(train[:6])]
     test.append(Example("t:9", text="other", label="a", group="g"))
     validation = [replace(test[0], source="v:1"), *(replace(e, source=f"v{e.source}") for e in train[6:12])]
     split = split_examples(train, seed=0, validation=validation, test=test, stratify=True)

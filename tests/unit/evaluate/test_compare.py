@@ -47,8 +47,7 @@ def verdict_of(sides, costs, margin=0.01, **more):
     """Verdict for candidates given as {id: which answers are right} and {id: cost}."""
     predictions = {name: answers(name, right) for name, right in sides.items()}
     contenders = [
-        contender(name, float(np.mean(right)), costs[name], **more.get(name, {}))
-        for name, right in sides.items()
+        contender(name, float(np.mean(right)), costs[name], **more.get(name, {})) for name, right in sides.items()
     ]
     found = compare_all(predictions, "accuracy", rng())
     return choose(contenders, found, metric="accuracy", margin=margin)
@@ -70,9 +69,7 @@ def test_copies_of_an_example_do_not_narrow_a_clustered_interval():
 
 
 def test_all_right_in_few_clusters_is_not_certainty():
-    interval = metric_interval(
-        answers("a", [True] * 40, [f"page {i // 10}" for i in range(40)]), "accuracy", rng()
-    )
+    interval = metric_interval(answers("a", [True] * 40, [f"page {i // 10}" for i in range(40)]), "accuracy", rng())
     assert interval.high == 1.0
     assert interval.low < 0.6
 
@@ -153,9 +150,7 @@ def test_p_values_are_adjusted_for_the_number_of_pairs():
         ("b", "d"),
         ("c", "d"),
     ]
-    assert min(c.adjusted_p_value for c in found) == pytest.approx(
-        min(1.0, 6 * min(c.p_value for c in found))
-    )
+    assert min(c.adjusted_p_value for c in found) == pytest.approx(min(1.0, 6 * min(c.p_value for c in found)))
 
 
 # ── the verdict ──────────────────────────────────────────────────────────────────────────────────────────
@@ -225,9 +220,7 @@ def test_a_difference_counts_beyond_the_margin_and_after_adjustment(low, p, choi
 
 def test_a_real_difference_within_the_margin_is_not_called_no_evidence():
     pair = [contender("a/cheap", 0.70, 1.0), contender("b/dear", 0.74, 100.0)]
-    verdict = choose(
-        pair, [difference("b/dear", "a/cheap", 0.04, 0.005, 0.07)], metric="accuracy", margin=0.01
-    )
+    verdict = choose(pair, [difference("b/dear", "a/cheap", 0.04, 0.005, 0.07)], metric="accuracy", margin=0.01)
     assert "no evidence" not in verdict.reason
     assert "4.0 points better than a/cheap (95 % interval 0.5 to 7.0, 500 test examples)" in verdict.reason
     assert "margin of 1.0 points" in verdict.reason
@@ -264,9 +257,7 @@ def test_what_is_vetoed_is_never_chosen_and_named():
         contender("a/cheap", 0.6, 1.0),
         contender("tune/x/full", 0.9, 9.0, vetoes=("its forgetting is severe",)),
     ]
-    verdict = choose(
-        pair, [difference("tune/x/full", "a/cheap", 0.3, 0.2, 0.4)], metric="accuracy", margin=0.01
-    )
+    verdict = choose(pair, [difference("tune/x/full", "a/cheap", 0.3, 0.2, 0.4)], metric="accuracy", margin=0.01)
     assert verdict.choice == "a/cheap"
     assert not verdict.confident
     assert "tune/x/full is excluded: its forgetting is severe." in verdict.reason
@@ -276,9 +267,7 @@ def test_what_is_vetoed_is_never_chosen_and_named():
 
 def test_a_guardrail_that_was_not_run_never_counts_as_passed():
     pair = [contender("a/cheap", 0.6, 1.0), contender("tune/x/lora", 0.9, 9.0, unmeasured=("forgetting",))]
-    verdict = choose(
-        pair, [difference("tune/x/lora", "a/cheap", 0.3, 0.2, 0.4)], metric="accuracy", margin=0.01
-    )
+    verdict = choose(pair, [difference("tune/x/lora", "a/cheap", 0.3, 0.2, 0.4)], metric="accuracy", margin=0.01)
     assert verdict.choice == "tune/x/lora"
     assert not verdict.confident
     assert "Its forgetting was not measured." in verdict.reason
@@ -317,8 +306,7 @@ def test_what_excludes_a_candidate_and_what_is_unknown(change, vetoes, unmeasure
 
 def test_overfitting_is_a_caution_since_the_test_examples_have_judged_it():
     assert (
-        "past its best step"
-        in read_contender(TUNED | {"overfitting": {"verdict": "overfit"}}, "accuracy").cautions[0]
+        "past its best step" in read_contender(TUNED | {"overfitting": {"verdict": "overfit"}}, "accuracy").cautions[0]
     )
 
 

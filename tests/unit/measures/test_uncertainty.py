@@ -199,7 +199,6 @@ def test_the_detectable_effect_is_detected_four_times_in_five():
     effect = 0.08
     items = required_items(effect, 0.10 + 0.10 + effect)
     detected = sum(
-        mcnemar(int(np.sum(a > b)), int(np.sum(b > a)))[1] < 0.05
-        for a, b in simulated(2000, items, effect, rng)
+        mcnemar(int(np.sum(a > b)), int(np.sum(b > a)))[1] < 0.05 for a, b in simulated(2000, items, effect, rng)
     )
     assert 0.77 <= detected / 2000 <= 0.85

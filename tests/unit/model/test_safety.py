@@ -94,9 +94,7 @@ def test_a_sound_folder_is_accepted(folder: Path, tiny_model_path: Path) -> None
 
 
 @pytest.mark.parametrize(("damage", "reason"), BAD)
-def test_each_damage_is_refused_with_its_reason(
-    folder: Path, damage: Callable[[Path], object], reason: str
-) -> None:
+def test_each_damage_is_refused_with_its_reason(folder: Path, damage: Callable[[Path], object], reason: str) -> None:
     damage(folder)
     with pytest.raises(ModelError, match=reason) as refused:
         check_model_folder(folder)

@@ -49,8 +49,7 @@ def build_run(
         _, train_seconds, per_answer, parameters = CANDIDATES.get(name, (0, 10.0, 0.01, 100))
         right = 0.7 * luck + 0.3 * rng.random(test) < np.quantile(0.7 * luck + 0.3 * rng.random(test), share)
         predictions = [
-            make_prediction(name, example, ok, labels, kind, rng)
-            for example, ok in zip(examples, right, strict=True)
+            make_prediction(name, example, ok, labels, kind, rng) for example, ok in zip(examples, right, strict=True)
         ]
         place = run.candidate(name)
         evaluation = {
@@ -80,9 +79,7 @@ def make_example(i, target, kind):
     text = f"Message {i}: the thing about {target} <b>&amp; more</b>"
     if kind == "classification":
         return Example(f"tickets.csv:{i + 2}", text=text, label=target)
-    return Example(
-        f"chat.jsonl:{i + 1}", (Message("user", text), Message("assistant", f"It is {target} then"))
-    )
+    return Example(f"chat.jsonl:{i + 1}", (Message("user", text), Message("assistant", f"It is {target} then")))
 
 
 def make_prediction(name, example, ok, labels, kind, rng):
@@ -95,9 +92,7 @@ def make_prediction(name, example, ok, labels, kind, rng):
     sure = float(rng.uniform(0.4, 0.99))
     rest = (1 - sure) / (len(labels) - 1)
     table = tuple(sure if label == answer else rest for label in labels)
-    return Prediction(
-        example.id, name, answer, example.answer, float(ok), nll=0.4, probabilities=table, seconds=0.1
-    )
+    return Prediction(example.id, name, answer, example.answer, float(ok), nll=0.4, probabilities=table, seconds=0.1)
 
 
 def interval(scores):
@@ -138,11 +133,7 @@ def write_curve(path, rng):
     with path.open("w") as file:
         for step in range(1, 81):
             loss = 0.25 + 1.9 * float(np.exp(-step / 14)) + 0.06 * float(rng.normal())
-            validation = (
-                0.38 + 1.8 * float(np.exp(-step / 14)) + 0.0006 * max(0, step - 60)
-                if step % 10 == 0
-                else None
-            )
+            validation = 0.38 + 1.8 * float(np.exp(-step / 14)) + 0.0006 * max(0, step - 60) if step % 10 == 0 else None
             row = {"step": step, "epoch": step / 40, "loss": loss, "validation_loss": validation,
                    "learning_rate": 5e-4, "grad_norm": 1.0, "supervised_tokens_per_second": 300.0,
                    "tokens_per_second": 2500.0, "memory_bytes": 1_400_000_000,

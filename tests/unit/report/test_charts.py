@@ -62,9 +62,7 @@ def test_cost_leaves_out_what_has_none_and_keeps_equals_apart():
 
 def test_loss_curves_mark_the_step_that_was_kept():
     root, texts = drawn(
-        loss_chart(
-            [(s, 90.0 if s == 1 else 2.0 / s) for s in range(1, 41)], [(20, 0.3), (40, 0.35)], 20, "loss"
-        )
+        loss_chart([(s, 90.0 if s == 1 else 2.0 / s) for s in range(1, 41)], [(20, 0.3), (40, 0.35)], 20, "loss")
     )
     assert "kept: step 20" in texts
     assert [e.get("class") for e in root.iter("polyline")] == ["curve train", "curve validation"]

@@ -28,9 +28,7 @@ def test_report_json_keeps_the_contract(finished):
     assert report["format_version"] == 1
     assert report["task"] == {"kind": "classification", "metric": "accuracy"}
     assert (report["data"]["train"], report["data"]["validation"], report["data"]["test"]) == (1280, 160, 300)
-    assert {"check", "severity", "count", "message", "examples", "fix"} <= report["data"]["findings"][
-        0
-    ].keys()
+    assert {"check", "severity", "count", "message", "examples", "fix"} <= report["data"]["findings"][0].keys()
     assert [c["id"] for c in report["candidates"]] == list(CANDIDATES)
     for candidate in report["candidates"]:
         assert {
@@ -81,9 +79,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         names = dict(attributes)
-        self.loads += [
-            v for k, v in attributes if k in ("src", "href", "action", "style") or k.startswith("on")
-        ]
+        self.loads += [v for k, v in attributes if k in ("src", "href", "action", "style") or k.startswith("on")]
         if names.get("http-equiv") == "Content-Security-Policy":
             self.policy = names["content"]
         if tag not in self.VOID:
@@ -166,10 +162,7 @@ def test_a_failed_and_a_forgotten_candidate_are_shown_and_never_chosen(tmp_path)
     assert by_id[LORA]["status"] == "failed"
     assert by_id[FULL]["status"] == "not_run"
     assert report["verdict"]["choice"] not in (LORA, FULL)
-    assert (
-        f"{LORA} is excluded: it did not finish (the loss was not finite at step 31)"
-        in report["verdict"]["reason"]
-    )
+    assert f"{LORA} is excluded: it did not finish (the loss was not finite at step 31)" in report["verdict"]["reason"]
     _, text = parse(run)
     assert "the loss was not finite at step 31" in text
     assert any("was planned but not evaluated" in sentence for sentence in key_findings(report))

@@ -17,9 +17,7 @@ def test_home_is_the_environments_or_the_users_cache(monkeypatch: pytest.MonkeyP
     assert cache.home() == Path.home() / ".cache" / "tunesmith"
 
 
-def test_a_digest_is_computed_again_only_when_the_file_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_digest_is_computed_again_only_when_the_file_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a"
     file.write_bytes(b"one")
     assert cache.file_sha256(file) == hashlib.sha256(b"one").hexdigest()

@@ -45,9 +45,7 @@ def tensors(folder: Path) -> dict[str, Any]:
 
 
 def parameters(folder: Path) -> int:
-    return sum(
-        math.prod(t["shape"]) for name, t in tensors(folder).items() if not name.endswith("position_ids")
-    )
+    return sum(math.prod(t["shape"]) for name, t in tensors(folder).items() if not name.endswith("position_ids"))
 
 
 def load(name: str) -> tuple[Any, Any]:

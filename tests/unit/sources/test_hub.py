@@ -58,9 +58,7 @@ def test_a_half_downloaded_model_is_not_there(hub_cache: Path) -> None:
 
 @pytest.mark.parametrize("source", ["hf:o/n", "hf:o/n/a.csv"])
 def test_absent_and_offline_is_said_with_what_to_do(source: str) -> None:
-    with pytest.raises(
-        NotFoundError, match=r"not in the hub's cache, and HF_HUB_OFFLINE is set.*copy HF_HOME"
-    ):
+    with pytest.raises(NotFoundError, match=r"not in the hub's cache, and HF_HUB_OFFLINE is set.*copy HF_HOME"):
         resolve_model(source) if source == "hf:o/n" else resolve_file(source)
 
 
@@ -71,9 +69,7 @@ def test_a_file_must_be_named(source: str) -> None:
 
 
 def response_error(kind: Any) -> Exception:
-    client = sys.modules[
-        errors.HTTPError.__module__.partition(".")[0]
-    ]  # httpx or httpx2, by the hub's version
+    client = sys.modules[errors.HTTPError.__module__.partition(".")[0]]  # httpx or httpx2, by the hub's version
     request = client.Request("GET", "https://hub.test")
     return kind("said by the hub", response=client.Response(403, request=request))
 
@@ -105,9 +101,7 @@ def test_what_the_client_raises_becomes_a_sentence(
         hub.fetch_model("o/n")
 
 
-def test_weights_that_are_only_pickle_are_not_a_model(
-    hub_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_are_only_pickle_are_not_a_model(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "find_model", lambda _: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(hub_cache))
     with pytest.raises(SourceError, match="no safetensors weights"):

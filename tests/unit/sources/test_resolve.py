@@ -210,9 +210,7 @@ def test_files(index: Index, tmp_path: Path) -> None:
         resolve_file("pypi:toy==1.0/toy/")
 
 
-def test_suites_of_one_wheel_come_together_and_are_checked(
-    index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_suites_of_one_wheel_come_together_and_are_checked(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = index.add("toy==1.0", {"a.jsonl": b"a", "b.jsonl": b"b"})
     for name in "ab":
         part = catalog.WheelPart("toy==1.0", f"{name}.jsonl", wheel)

@@ -64,9 +64,7 @@ def test_the_right_hash_is_accepted(index: Index) -> None:
     assert fetch_wheel_file(source).read_bytes() == TEXT
 
 
-def test_the_catalogs_hash_holds_for_sources_without_one(
-    index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_catalogs_hash_holds_for_sources_without_one(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     index.add("toy==1.0", {"a.jsonl": TEXT})
     monkeypatch.setitem(wheels.WHEELS, "toy==1.0", "0" * 64)
     with pytest.raises(wheels.HashMismatchError):
@@ -96,9 +94,7 @@ def test_what_pip_said_is_passed_on_with_what_to_do_offline(index: Index) -> Non
     assert str(failed.value).endswith("pip: ERROR: No matching distribution found for toy==1.0")
 
 
-def test_pip_is_called_with_arguments_not_through_a_shell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pip_is_called_with_arguments_not_through_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
 
     def run(arguments: list[str], **options: object) -> subprocess.CompletedProcess[str]:

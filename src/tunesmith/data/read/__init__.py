@@ -67,9 +67,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         DataError: If its kind is not known, or it is damaged as a whole.
     """
     if not path.exists():
-        raise NotFoundError(
-            f"{path}: no such file. Check the path, relative to the project file or to this folder."
-        )
+        raise NotFoundError(f"{path}: no such file. Check the path, relative to the project file or to this folder.")
     if path.is_dir():
         raise DataError(f"{path}: a folder; expected one file. Name the file inside it.")
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -139,9 +137,7 @@ def read_examples(
         parsed, lonely = _without_lonely_labels(parsed)
         bad = sorted(bad + lonely, key=lambda b: b.line)
     if bad and policy == "strict":
-        raise DataError(
-            f"{_listed(bad, total, name)}\nMend them, or leave them out with 'data.policy: skip'."
-        )
+        raise DataError(f"{_listed(bad, total, name)}\nMend them, or leave them out with 'data.policy: skip'.")
     if not parsed:
         raise DataError(f"{_listed(bad, total, name)}\nNo row is left to use.")
     examples = tuple(item.example for _, item in parsed)
@@ -198,9 +194,7 @@ def _noted(parsed: list[tuple[int, Parsed]], name: str) -> list[Finding]:
     for note, (severity, check, sentence) in NOTES.items():
         rows = tuple(line for line, item in parsed if note in item.notes)
         if rows:
-            findings.append(
-                Finding(check, severity, len(rows), f"{name}: in {len(rows):,} rows {sentence}", rows=rows)
-            )
+            findings.append(Finding(check, severity, len(rows), f"{name}: in {len(rows):,} rows {sentence}", rows=rows))
     return findings
 
 

@@ -84,7 +84,5 @@ def _header(fields: list[str], name: str, line: int) -> list[str]:
     problems = [f"column {i} has no name" for i, field in enumerate(header, 1) if not field]
     problems += [f"'{field}' stands {n} times" for field, n in Counter(header).items() if n > 1 and field]
     if problems:
-        raise DataError(
-            f"{name} line {line}: in the header, {'; '.join(problems)}. Give each column its own name."
-        )
+        raise DataError(f"{name} line {line}: in the header, {'; '.join(problems)}. Give each column its own name.")
     return header

@@ -96,13 +96,9 @@ def recognise(
         if column is not None and column not in columns:
             near = difflib.get_close_matches(column, columns, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise DataError(
-                f"{name}: data.{setting} is '{column}', but the columns are {_names(columns)}.{hint}"
-            )
+            raise DataError(f"{name}: data.{setting} is '{column}', but the columns are {_names(columns)}.{hint}")
     if format == "auto":
-        fitting = (
-            kind for kind, required in REQUIRED.items() if all(column in columns for column in required)
-        )
+        fitting = (kind for kind, required in REQUIRED.items() if all(column in columns for column in required))
         format = "columns" if text or label else next(fitting, "columns")
     elif format in REQUIRED:
         missing = [column for column in REQUIRED[format] if column not in columns]
@@ -112,17 +108,13 @@ def recognise(
                 f"the columns are {_names(columns)}. Leave data.format out to have it recognised."
             )
         if text or label:
-            raise DataError(
-                f"{name}: data.text and data.label belong to format 'columns', not to '{format}'."
-            )
+            raise DataError(f"{name}: data.text and data.label belong to format 'columns', not to '{format}'.")
     if format != "columns":
         return Layout(format, task_kind, group=group)
     label = label or _find_label(columns, name, task_kind, {text, group})
     text = text or _find_text(rows, columns, name, {label, group})
     if text == label:
-        raise DataError(
-            f"{name}: '{text}' cannot be both the text and the label. Set data.text and data.label."
-        )
+        raise DataError(f"{name}: '{text}' cannot be both the text and the label. Set data.text and data.label.")
     return Layout("columns", task_kind, text, label, group)
 
 
@@ -148,9 +140,7 @@ def _find_text(rows: Sequence[dict[str, Any]], columns: list[str], name: str, ta
     free = [column for column in columns if column not in taken]
     found = [column for column in free if column.lower() in TEXT_NAMES]
     if not found:
-        found = [
-            c for c in free if any(row.get(c) for row in rows) and all(_is_text(row.get(c)) for row in rows)
-        ]
+        found = [c for c in free if any(row.get(c) for row in rows) and all(_is_text(row.get(c)) for row in rows)]
     if len(found) == 1:
         return found[0]
     which = f"{_names(found)} could each be it" if found else f"none of {_names(columns)} holds text"
@@ -176,12 +166,7 @@ def parse_row(row: dict[str, Any], layout: Layout, source: str) -> Parsed:
     if row.get("tools") or row.get("functions"):
         notes.append("tools")
     messages = _MAKERS[layout.format](row, notes)
-    if (
-        layout.format == "alpaca"
-        and layout.task_kind == "classification"
-        and len(messages) == 2
-        and row.get("input")
-    ):
+    if layout.format == "alpaca" and layout.task_kind == "classification" and len(messages) == 2 and row.get("input"):
         messages = (Message("system", row["instruction"]), Message("user", row["input"]), messages[1])
     _check_conversation(messages)
     if layout.task_kind != "classification":
@@ -206,9 +191,7 @@ def _from_columns(row: dict[str, Any], layout: Layout, source: str, group: str |
             raise RowError(f"'{label_column}' is empty; expected a label", label_column)
         return Parsed(Example(source, text=text, label=label, group=group))
     answer = _text(row.get(label_column), label_column)
-    return Parsed(
-        Example(source, messages=(Message("user", text), Message("assistant", answer)), group=group)
-    )
+    return Parsed(Example(source, messages=(Message("user", text), Message("assistant", answer)), group=group))
 
 
 def _text(value: Any, column: str) -> str:
@@ -226,9 +209,7 @@ def _whole(value: str, column: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise RowError(
-            f"'{column}' holds half a character (a lone surrogate) at {error.start + 1}", column
-        ) from error
+        raise RowError(f"'{column}' holds half a character (a lone surrogate) at {error.start + 1}", column) from error
     return value
 
 
@@ -309,9 +290,7 @@ def _check_conversation(messages: tuple[Message, ...]) -> None:
     if not any(m.role == "assistant" for m in messages):
         raise RowError("no assistant message; there is nothing to learn")
     if messages[-1].role != "assistant":
-        raise RowError(
-            f"the last message has role '{messages[-1].role}'; expected the assistant's answer last"
-        )
+        raise RowError(f"the last message has role '{messages[-1].role}'; expected the assistant's answer last")
     if not messages[-1].content.strip():
         raise RowError("the last assistant message holds no text")
     if not any(m.weight for m in messages if m.role == "assistant"):
@@ -331,9 +310,7 @@ def _sharegpt(row: dict[str, Any], notes: list[str]) -> tuple[Message, ...]:
     messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
     for number, turn in enumerate(turns, 1):
         if not isinstance(turn, dict):
-            raise RowError(
-                f"turn {number} is of type {type(turn).__name__}; expected an object with from and value"
-            )
+            raise RowError(f"turn {number} is of type {type(turn).__name__}; expected an object with from and value")
         sender = turn.get("from")
         role = SHAREGPT_ROLES.get(sender) if isinstance(sender, str) else None
         if role is None:

@@ -81,7 +81,12 @@ def _fused_forward(layer: Any, original: Any) -> Any:
         name = adapters[0]
         base = layer.get_base_layer()
         out: torch.Tensor = _LoraLinear.apply(
-            x, base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
+            x,
+            base.weight,
+            base.bias,
+            layer.lora_A[name].weight,
+            layer.lora_B[name].weight,
+            layer.scaling[name],
         )
         return out
 
@@ -109,7 +114,7 @@ class _LoraLinear(torch.autograd.Function):
         return out.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
-    def backward(ctx: Any, d_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, d_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         flat, narrow, weight, a, b = ctx.saved_tensors
         d_flat = d_out.reshape(-1, d_out.shape[-1])
         d_narrow = (d_flat @ b).mul_(ctx.scale)
@@ -128,7 +133,10 @@ def learning_rate(model_type: str, hidden_size: int) -> tuple[float, str]:
     """
     exponent = 0.781 if model_type == "llama" else 0.0775
     rate = 5e-5 * 10 * (2000 / hidden_size) ** exponent
-    return rate, f"5e-5 · 10 · (2000/{hidden_size})^{exponent}: tinker-cookbook, hyperparam_utils; Schulman 2025"
+    return (
+        rate,
+        f"5e-5 · 10 · (2000/{hidden_size})^{exponent}: tinker-cookbook, hyperparam_utils; Schulman 2025",
+    )
 
 
 def _adapter_parameters(parameters: int, hidden_size: int, layers: int, settings: Lora) -> int:

@@ -1,0 +1,240 @@
+"""The product on one screen: data → plan → train → evaluate → report.
+
+Each stage reads and writes files of the run directory, so each can be run, resumed or replaced alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tunesmith.candidates import FAMILIES, Context, Fit
+from tunesmith.candidates.candidate import Listener
+from tunesmith.config import FORMAT_VERSION, Config, parse_config
+from tunesmith.data.prepare import prepare_data
+from tunesmith.errors import RunError, TunesmithError
+from tunesmith.evaluate.compare import metric_interval
+from tunesmith.hardware import detect, free_disk_bytes, measure_sgemm, peak_memory_bytes, reset_peak_memory
+from tunesmith.plan.choose import DEFAULT_MODEL, Plan, choose_plan
+from tunesmith.plan.facts import gather_facts
+from tunesmith.records import Example, Prediction
+from tunesmith.report.write import write_report
+from tunesmith.run import (
+    Run,
+    read_examples,
+    read_json,
+    write_atomic,
+    write_examples,
+    write_json,
+    write_predictions,
+)
+from tunesmith.sources import resolve_model
+from tunesmith.tasks import Task, build_task
+
+SHOWN_PACKAGES = ("tunesmith", "torch", "transformers", "peft", "scikit-learn", "numpy")
+PLANNED_EXAMPLES = 200  # rendered to count tokens
+NOT_MEASURED = {part: {"status": "not_run", "reason": "not part of this version"} for part in ("bias", "memorization")}
+
+
+def run(config: Config, folder: Path, listener: Listener, command: str = "") -> dict[str, Any]:
+    """Do all five stages in ``folder``; whatever is complete there is kept. Returns report.json's content.
+
+    Raises:
+        TunesmithError: What cannot be used or done, in words. A candidate that fails is recorded as failed, and
+            the others go on.
+    """
+    directory = Run(folder)
+    with directory.lock():
+        start(config, directory, command)
+        task = prepare(config, directory, listener)
+        plan = make_plan(config, directory, listener)
+        waiting = [row for row in plan["candidates"] if not is_evaluated(directory, row["id"])]
+        if waiting:
+            directory.count_test_look(", ".join(row["id"] for row in waiting))
+        for row in waiting:
+            evaluate_candidate(config, directory, task, plan, row, listener)
+        listener("report", 0, 0, {})
+        return write_report(directory)
+
+
+def start(config: Config, directory: Run, command: str) -> None:
+    """Write run.yaml, or check that the run that is there has the same settings."""
+    resolved = config.model_dump(mode="json")
+    if directory.settings_file.is_file():
+        before = Run.open(directory.folder).settings()["config"]
+        if parse_config(before) != config:
+            changed = sorted(key for key in resolved if before.get(key) != resolved[key])
+            raise RunError(
+                f"{directory.folder}: holds a run with other settings (differing: {', '.join(changed)}). "
+                "Use another --out, or delete the folder."
+            )
+        return
+    if any(directory.folder.glob("[!.]*")):
+        raise RunError(f"{directory.folder}: not empty, and not a run. Use another --out.")
+    needed = 2_000_000_000 if "tune" in config.candidates else 50_000_000
+    free = free_disk_bytes(directory.folder)
+    if free < needed // 10:
+        raise RunError(
+            f"{directory.folder}: {free / 1e6:.0f} MB free, {needed / 1e7:.0f} MB needed. Use another --out."
+        )
+    hardware = detect()
+    write_atomic(directory.settings_file, yaml.safe_dump({
+        "format_version": FORMAT_VERSION, "name": directory.folder.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"), "command": command, "config": resolved,
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in SHOWN_PACKAGES}},
+        "hardware": {
+            "cpu": hardware.cpu_name, "cores": hardware.usable_cores, "memory_bytes": hardware.memory_bytes,
+            "accelerators": [a.name for a in hardware.accelerators], "dtype": hardware.dtype,
+        },
+    }, sort_keys=False, allow_unicode=True))  # fmt: skip
+
+
+# ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
+def prepare(config: Config, directory: Run, listener: Listener) -> Task:
+    """Read, check and split the data. Writes data.json and splits/; keeps them if they are there."""
+    if directory.data_file.is_file():
+        data = read_json(directory.data_file)
+        for part, stored in data["splits"].items():
+            if _digest(read_examples(_split_file(directory, part))) != stored["sha256"]:
+                raise RunError(
+                    f"{_split_file(directory, part)}: not the split of this run. Start again in a new folder."
+                )
+        return build_task(config.task, data["task_labels"], data["instruction"])
+    listener("data: reading", 0, 0, {})
+    prepared = prepare_data(config.data, config.task.kind, config.seed)
+    task = build_task(config.task, prepared.labels, prepared.instruction)
+    parts = {name: getattr(prepared.split, name) for name in ("train", "validation", "test")}
+    for name, examples in parts.items():
+        write_examples(_split_file(directory, name), examples)
+    counts = {
+        label: {name: sum(e.label == label for e in examples) for name, examples in parts.items()}
+        for label in prepared.labels
+    }
+    write_json(directory.data_file, {
+        "format_version": FORMAT_VERSION,
+        "source": {part: getattr(config.data, part) for part in parts if getattr(config.data, part)},
+        "rows": sum(f.rows for f in prepared.files.values()),
+        "accepted": sum(len(f.examples) for f in prepared.files.values()),
+        "rejected": sum(len(f.bad) for f in prepared.files.values()),
+        "findings": [finding.to_json() for finding in prepared.findings],
+        "splits": {name: {"count": len(ex), "sha256": _digest(ex)} for name, ex in parts.items()},
+        "labels": counts or None, "task_labels": list(prepared.labels), "instruction": prepared.instruction,
+    })  # fmt: skip
+    return task
+
+
+def _split_file(directory: Run, part: str) -> Path:
+    return directory.folder / "splits" / f"{part}.parquet"
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    return hashlib.sha256("\n".join(example.id for example in examples).encode()).hexdigest()
+
+
+# ── plan ─────────────────────────────────────────────────────────────────────────────────────────────────
+def make_plan(config: Config, directory: Run, listener: Listener) -> dict[str, Any]:
+    """Choose settings and candidates. Reads splits/, writes plan.json; keeps it if it is there."""
+    if not directory.plan_file.is_file():
+        parts = {name: read_examples(_split_file(directory, name)) for name in ("train", "validation", "test")}
+        data = read_json(directory.data_file)
+        task = build_task(config.task, data["task_labels"], data["instruction"])
+        write_json(directory.plan_file, plan_for(config, parts, task, listener).to_json())
+    plan: dict[str, Any] = read_json(directory.plan_file)
+    return plan
+
+
+def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task, listener: Listener) -> Plan:
+    """What a run would do with these splits; trains and predicts nothing."""
+    from transformers import AutoTokenizer
+
+    from tunesmith.data.render import Renderer, render_all
+
+    listener("plan: model", 0, 0, {})
+    folder = resolve_model(config.model or DEFAULT_MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True)
+    listener("plan: counting tokens", 0, 0, {})
+    shown = [(e.source, task.messages(e)) for e in parts["train"][:PLANNED_EXAMPLES]]
+    rendered, _ = render_all(Renderer(tokenizer, 10**9, config.train.train_on), shown, "refuse")
+    listener("plan: measuring this machine", 0, 0, {})
+    counts = {name: len(examples) for name, examples in parts.items()}
+    facts = gather_facts(counts, len(task.labels), rendered, folder, detect(), measure_sgemm())
+    return choose_plan(config, facts, model_id(config.model or DEFAULT_MODEL))
+
+
+def model_id(name: str) -> str:
+    """How a model is called in candidates' ids: its name without place."""
+    return name.removeprefix("hf:").rstrip("/").rsplit("/", 1)[-1].split("#", 1)[0]
+
+
+# ── train and evaluate ───────────────────────────────────────────────────────────────────────────────────
+def is_evaluated(directory: Run, candidate_id: str) -> bool:
+    """Whether a candidate's results are complete; a failed one is tried again when the run is."""
+    folder = directory.candidate(candidate_id)
+    file = folder / "evaluation.json"
+    return file.is_file() and read_json(file)["status"] == "ok" and (folder / "predictions.parquet").is_file()
+
+
+def evaluate_candidate(
+    config: Config, directory: Run, task: Task, plan: dict[str, Any], row: dict[str, Any], listener: Listener
+) -> None:
+    """Fit one candidate and judge it on the test split.
+
+    Reads splits/; writes candidates/<id>/ (predictions.parquet, evaluation.json, and what fitting leaves there).
+    """
+    folder = directory.candidate(row["id"])
+    context = Context(config, task, config.model or DEFAULT_MODEL, plan["loop"], plan["max_length"], listener)
+    entry: dict[str, Any] = {"id": row["id"], "baseline": row["baseline"]}
+    reset_peak_memory()
+    try:
+        candidate = FAMILIES[row["family"]].build(context, row["id"], folder)
+        fit = candidate.fit(
+            read_examples(_split_file(directory, "train")),
+            read_examples(_split_file(directory, "validation")),
+        )
+        test = read_examples(_split_file(directory, "test"))
+        predictions = candidate.predict(test)
+        write_predictions(folder / "predictions.parquet", predictions)
+        entry |= summarise(task, fit, predictions, config.seed)
+    except TunesmithError as error:
+        if isinstance(error, RunError):  # the disk, not the candidate
+            raise
+        entry |= {"status": "failed", "reason": str(error), "metrics": {}}
+    write_json(folder / "evaluation.json", {**entry, "peak_memory_bytes": peak_memory_bytes(), **NOT_MEASURED})
+
+
+def summarise(task: Task, fit: Fit, predictions: Sequence[Prediction], seed: int) -> dict[str, Any]:
+    """A candidate's entry in report.json, every number from its stored predictions or from fitting it."""
+    n = len(predictions)
+    truncated = sum(p.truncated for p in predictions)
+    return {
+        "status": "ok",
+        "metrics": {
+            metric: metric_interval(predictions, metric, np.random.default_rng([seed, 6])).to_json()
+            for metric in task.metrics
+        },
+        "trainable_parameters": fit.trainable_parameters,
+        "train_seconds": round(fit.train_seconds, 3),
+        "tokens_trained": fit.tokens_trained,
+        "seconds_per_example": sum(p.seconds for p in predictions) / n,
+        "tokens_per_example": sum(p.prompt_tokens + p.completion_tokens for p in predictions) / n,
+        "truncated_answers": truncated,
+        "overfitting": {"status": "not_run", "reason": "nothing was trained by gradient descent"},
+        "forgetting": {"status": "not_run", "reason": "no language model was changed"},
+        **fit.measured,
+        "details": fit.details,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
