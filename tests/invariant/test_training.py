@@ -77,8 +77,18 @@ def test_our_loop_equals_a_plain_padded_loop(tiny_model_path: Path, tmp_path: Pa
             validation = padded_loss(plain.model, data[:4]).item()
         if validation < best_loss:
             best, best_loss = weights(plain), validation
-    for name, parameter in ours.trainable.items():
-        torch.testing.assert_close(parameter.detach(), best[name], atol=1e-5, rtol=1e-4)
+    assert_same_update(weights(ours), best, weights(load(tiny_model_path, method)))
+
+
+def assert_same_update(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], start: dict[str, torch.Tensor]
+) -> None:
+    """Two trainings moved the weights alike. By norm: Adam divides by gradients, so rounding in those near zero
+    moves single weights by a share of the learning rate."""
+    apart = sum(float((found[n] - expected[n]).double().square().sum()) for n in expected) ** 0.5
+    moved = sum(float((expected[n] - start[n]).double().square().sum()) for n in expected) ** 0.5
+    assert moved > 0
+    assert apart < 1e-3 * moved
 
 
 def padded_loss(model: Any, batch: list[Rendered]) -> torch.Tensor:
@@ -104,8 +114,7 @@ def test_how_a_step_is_computed_does_not_change_it(tiny_model_path: Path, tmp_pa
         attached = load(tiny_model_path, "lora")
         train(attached.model, attached.trainable, data, data[:4], settings, tmp_path / folder)
         results.append(weights(attached))
-    for name in results[0]:
-        torch.testing.assert_close(results[0][name], results[1][name], atol=1e-5, rtol=1e-4)
+    assert_same_update(results[1], results[0], weights(load(tiny_model_path, "lora")))
 
 
 def test_the_padded_path_trains_the_same_model(tiny_model_path: Path, tmp_path: Path) -> None:
@@ -116,8 +125,7 @@ def test_the_padded_path_trains_the_same_model(tiny_model_path: Path, tmp_path: 
         attached.model.set_attn_implementation("tunesmith" if packed else "sdpa")
         train(attached.model, attached.trainable, data, data[:4], SETTINGS, tmp_path / str(packed), packed=packed)
         results.append(weights(attached))
-    for name in results[0]:
-        torch.testing.assert_close(results[0][name], results[1][name], atol=1e-5, rtol=1e-4)
+    assert_same_update(results[1], results[0], weights(load(tiny_model_path, "lora")))
 
 
 class Stop(Exception):

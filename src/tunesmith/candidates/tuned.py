@@ -62,9 +62,9 @@ class Tuned:
         )  # fmt: skip
         if all(torch.equal(before[name], p) for name, p in attached.trainable.items()):
             raise TrainingError(
-                f"{self.id}: training changed nothing: the best validation loss was that of the base model "
-                f"({result.best_validation_loss:.4f}; after {result.last_step} steps {result.last_validation_loss:.4f}). "
-                "Lower train.learning_rate, or use the base model with a prompt."
+                f"{self.id}: nothing was learned: the best validation loss was that of the base model "
+                f"({result.best_validation_loss:.4f}; at step {result.last_step} {result.last_validation_loss:.4f}). "
+                "Lower train.learning_rate, or keep to a prompt."
             )
         del before
         lm.model.eval()

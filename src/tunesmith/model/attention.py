@@ -107,7 +107,7 @@ def layout(pack: Pack) -> Iterator[None]:
 
 def common_start(rows: Sequence[Sequence[int]]) -> int:
     """Number of tokens that all rows begin with."""
-    low, high = min(rows), max(rows)  # whatever these two share, every row between them shares
+    low, high = min(map(list, rows)), max(map(list, rows))  # whatever these two share, every row between them shares
     return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
 
 
