@@ -141,6 +141,11 @@ class Config(Settings):
         items = value if isinstance(value, list | tuple) else [value]
         return [{"kind": item} if isinstance(item, str) else item for item in items]
 
+    @field_validator("forgetting", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
     @field_validator("candidates", mode="before")
     @classmethod
     def _one_candidate(cls, value: Any) -> Any:
@@ -154,7 +159,7 @@ class Config(Settings):
         return self
 
 
-def read_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
+def read_config(path: Path | str, overrides: tuple[str, ...] = ()) -> Config:
     """Read a project file. ``overrides`` are ``key.key=value`` pairs; values are YAML.
 
     A relative path under ``data`` is looked up from the project file's folder first, then from the
@@ -164,6 +169,7 @@ def read_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
         NotFoundError: If the file is not there.
         ConfigError: If it is not YAML, or holds anything a user cannot write; all problems at once.
     """
+    path = Path(path)
     if not path.is_file():
         raise NotFoundError(
             f"{path}: no such config file. Give the path of a project file, such as examples/sarcasm.yaml."

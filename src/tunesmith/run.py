@@ -23,6 +23,8 @@ from tunesmith.config import FORMAT_VERSION
 from tunesmith.errors import NotFoundError, RunError
 from tunesmith.records import Example, Message, Prediction
 
+ARTIFACTS = ("adapter", "model")  # folders of a candidate that hold its weights, by method
+
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old content or the new, never a part of it."""
@@ -85,13 +87,41 @@ class Run:
         return run
 
     def settings(self) -> dict[str, Any]:
-        loaded = yaml.safe_load(self.settings_file.read_text(encoding="utf-8"))
+        try:
+            loaded = yaml.safe_load(self.settings_file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            loaded = None
         if not isinstance(loaded, dict):
             raise RunError(f"{self.settings_file}: damaged. Start the run again in a new folder.")
         return loaded
 
     def candidate(self, candidate_id: str) -> Path:
         return self.folder / "candidates" / candidate_id.replace("/", "__")
+
+    def split(self, part: str) -> Path:
+        return self.folder / "splits" / f"{part}.parquet"
+
+    def saved_model(self, candidate_id: str) -> Path | None:
+        """The folder with a candidate's weights; None if it has none."""
+        folders = (self.candidate(candidate_id) / name for name in ARTIFACTS)
+        return next((folder for folder in folders if folder.is_dir()), None)
+
+    def chosen_model(self) -> Path:
+        """The folder with the weights of the candidate that the verdict chose.
+
+        Raises:
+            NotFoundError: If there is no report, or the choice is no fine-tuned model; names those there are.
+        """
+        report = read_json(self.report_file)
+        choice = report["verdict"]["choice"]
+        found = self.saved_model(choice) if choice else None
+        if found is None:
+            saved = [str(path) for c in report["candidates"] if (path := self.saved_model(c["id"]))]
+            raise NotFoundError(
+                f"{self.folder}: its verdict is {choice or 'no candidate'}, which is no fine-tuned model. "
+                + (f"Name one of its models: {', '.join(saved)}." if saved else "It has no fine-tuned model.")
+            )
+        return found
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -117,15 +147,29 @@ class Run:
         One pass over the candidates of a run is one look; a resumed pass, or an evaluation later, is another.
         """
         path = self.folder / "test_looks.jsonl"
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"who": who}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"who": who}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise disk_error(error, path) from error
         return self.test_looks()
 
     def test_looks(self) -> int:
         path = self.folder / "test_looks.jsonl"
         return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+
+
+def saved_model(name: str) -> str:
+    """The weights that a name stands for: of a run its verdict's choice, of a candidate's folder what it saved.
+
+    Anything else, such as a catalog name, stands for itself.
+    """
+    path = Path(name).expanduser()
+    if (path / "run.yaml").is_file():
+        return str(Run.open(path).chosen_model())
+    return str(next((path / inner for inner in ARTIFACTS if (path / inner / "tunesmith.json").is_file()), name))
 
 
 # ── Parquet files: splits and predictions ────────────────────────────────────────────────────────────────

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tunesmith.candidates import FAMILIES, Context, Fit
+from tunesmith.candidates import FAMILIES, Candidate, Context, Fit
 from tunesmith.candidates.candidate import Listener
 from tunesmith.config import FORMAT_VERSION, Config, parse_config
 from tunesmith.data.prepare import prepare_data
-from tunesmith.errors import RunError, TunesmithError
+from tunesmith.errors import ConfigError, RunError, TunesmithError
 from tunesmith.evaluate.compare import metric_interval
 from tunesmith.hardware import detect, free_disk_bytes, measure_sgemm, peak_memory_bytes, reset_peak_memory
 from tunesmith.plan.choose import DEFAULT_MODEL, Plan, choose_plan
 from tunesmith.plan.facts import gather_facts
-from tunesmith.records import Example, Prediction
+from tunesmith.records import Example, Prediction, Split
 from tunesmith.report.write import write_report
 from tunesmith.run import (
     Run,
@@ -44,40 +44,90 @@ PLANNED_EXAMPLES = 200  # rendered to count tokens
 NOT_MEASURED = {part: {"status": "not_run", "reason": "not part of this version"} for part in ("bias", "memorization")}
 
 
-def run(config: Config, folder: Path, listener: Listener, command: str = "") -> dict[str, Any]:
+def silent(stage: str, done: float, total: float, values: dict[str, Any]) -> None:
+    """The listener that shows nothing."""
+
+
+def run(config: Config, folder: Path | str, listener: Listener = silent, command: str = "") -> dict[str, Any]:
     """Do all five stages in ``folder``; whatever is complete there is kept. Returns report.json's content.
 
     Raises:
         TunesmithError: What cannot be used or done, in words. A candidate that fails is recorded as failed, and
             the others go on.
     """
-    directory = Run(folder)
+    directory = Run(Path(folder))
     with directory.lock():
         start(config, directory, command)
         task = prepare(config, directory, listener)
-        plan = make_plan(config, directory, listener)
-        waiting = [row for row in plan["candidates"] if not is_evaluated(directory, row["id"])]
+        planned = make_plan(config, directory, listener)
+        waiting = [row for row in planned["candidates"] if not is_evaluated(directory, row["id"])]
         if waiting:
             directory.count_test_look(", ".join(row["id"] for row in waiting))
         for row in waiting:
-            evaluate_candidate(config, directory, task, plan, row, listener)
+            evaluate_candidate(config, directory, task, planned, row, listener)
         listener("report", 0, 0, {})
         return write_report(directory)
 
 
+def plan(config: Config, listener: Listener = silent) -> dict[str, Any]:
+    """What ``run`` would do, in plan.json's form with the data's counts and findings; writes and trains nothing.
+
+    Raises:
+        TunesmithError: What ``run`` would refuse before it trains.
+    """
+    listener("data: reading", 0, 0, {})
+    prepared = prepare_data(config.data, config.task.kind, config.seed)
+    task = build_task(config.task, prepared.labels, prepared.instruction)
+    parts = _parts(prepared.split)
+    data = {name: len(examples) for name, examples in parts.items()}
+    findings = [finding.to_json() for finding in prepared.findings]
+    return {"data": {**data, "findings": findings}, **plan_for(config, parts, task, listener).to_json()}
+
+
+def train(config: Config, folder: Path | str, listener: Listener = silent, command: str = "") -> list[dict[str, Any]]:
+    """Fine-tune and save only, without a look at the test split; a later ``run`` in ``folder`` goes on from there.
+
+    Reads and writes what ``run`` does, but no predictions, no evaluation.json and no report.
+
+    Returns:
+        For each method its candidate's ``id``, ``status`` and either ``reason`` or ``model``, the folder of the
+        weights, with the numbers of its training.
+
+    Raises:
+        ConfigError: If the config asks for no fine-tuning.
+        TunesmithError: What cannot be used or done, in words. A method that fails is returned as failed, and the
+            others go on.
+    """
+    if "tune" not in config.candidates:
+        raise ConfigError(f"candidates: {list(config.candidates)} has no 'tune', so nothing is trained. Add it.")
+    directory = Run(Path(folder))
+    with directory.lock():
+        start(config, directory, command)
+        task = prepare(config, directory, listener)
+        planned = make_plan(config, directory, listener)
+        rows = [row for row in planned["candidates"] if row["family"] == "tune"]
+        return [train_candidate(config, directory, task, planned, row, listener) for row in rows]
+
+
 def start(config: Config, directory: Run, command: str) -> None:
-    """Write run.yaml, or check that the run that is there has the same settings."""
+    """Write run.yaml, or check that the run that is there has the same settings.
+
+    Where no candidate was begun, other settings start the run anew: a mended mistake needs no new folder.
+    """
     resolved = config.model_dump(mode="json")
     if directory.settings_file.is_file():
         before = Run.open(directory.folder).settings()["config"]
-        if parse_config(before) != config:
+        if parse_config(before) == config:
+            return
+        if (directory.folder / "candidates").exists():
             changed = sorted(key for key in resolved if before.get(key) != resolved[key])
             raise RunError(
                 f"{directory.folder}: holds a run with other settings (differing: {', '.join(changed)}). "
                 "Use another --out, or delete the folder."
             )
-        return
-    if any(directory.folder.glob("[!.]*")):
+        for file in (directory.data_file, directory.plan_file):
+            file.unlink(missing_ok=True)
+    elif any(directory.folder.glob("[!.]*")):
         raise RunError(f"{directory.folder}: not empty, and not a run. Use another --out.")
     needed = 2_000_000_000 if "tune" in config.candidates else 50_000_000
     free = free_disk_bytes(directory.folder)
@@ -103,17 +153,15 @@ def prepare(config: Config, directory: Run, listener: Listener) -> Task:
     if directory.data_file.is_file():
         data = read_json(directory.data_file)
         for part, stored in data["splits"].items():
-            if _digest(read_examples(_split_file(directory, part))) != stored["sha256"]:
-                raise RunError(
-                    f"{_split_file(directory, part)}: not the split of this run. Start again in a new folder."
-                )
+            if _digest(read_examples(directory.split(part))) != stored["sha256"]:
+                raise RunError(f"{directory.split(part)}: not the split of this run. Start again in a new folder.")
         return build_task(config.task, data["task_labels"], data["instruction"])
     listener("data: reading", 0, 0, {})
     prepared = prepare_data(config.data, config.task.kind, config.seed)
     task = build_task(config.task, prepared.labels, prepared.instruction)
-    parts = {name: getattr(prepared.split, name) for name in ("train", "validation", "test")}
+    parts = _parts(prepared.split)
     for name, examples in parts.items():
-        write_examples(_split_file(directory, name), examples)
+        write_examples(directory.split(name), examples)
     counts = {
         label: {name: sum(e.label == label for e in examples) for name, examples in parts.items()}
         for label in prepared.labels
@@ -131,8 +179,8 @@ def prepare(config: Config, directory: Run, listener: Listener) -> Task:
     return task
 
 
-def _split_file(directory: Run, part: str) -> Path:
-    return directory.folder / "splits" / f"{part}.parquet"
+def _parts(split: Split) -> dict[str, Sequence[Example]]:
+    return {"train": split.train, "validation": split.validation, "test": split.test}
 
 
 def _digest(examples: Sequence[Example]) -> str:
@@ -143,12 +191,12 @@ def _digest(examples: Sequence[Example]) -> str:
 def make_plan(config: Config, directory: Run, listener: Listener) -> dict[str, Any]:
     """Choose settings and candidates. Reads splits/, writes plan.json; keeps it if it is there."""
     if not directory.plan_file.is_file():
-        parts = {name: read_examples(_split_file(directory, name)) for name in ("train", "validation", "test")}
+        parts = {name: read_examples(directory.split(name)) for name in ("train", "validation", "test")}
         data = read_json(directory.data_file)
         task = build_task(config.task, data["task_labels"], data["instruction"])
         write_json(directory.plan_file, plan_for(config, parts, task, listener).to_json())
-    plan: dict[str, Any] = read_json(directory.plan_file)
-    return plan
+    planned: dict[str, Any] = read_json(directory.plan_file)
+    return planned
 
 
 def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task, listener: Listener) -> Plan:
@@ -182,27 +230,49 @@ def is_evaluated(directory: Run, candidate_id: str) -> bool:
     return file.is_file() and read_json(file)["status"] == "ok" and (folder / "predictions.parquet").is_file()
 
 
+def train_candidate(
+    config: Config, directory: Run, task: Task, planned: dict[str, Any], row: dict[str, Any], listener: Listener
+) -> dict[str, Any]:
+    """Fit one fine-tuning candidate; what the run knows of one that is evaluated already is returned as it is."""
+    entry: dict[str, Any] = {"id": row["id"], "status": "ok"}
+    try:
+        if is_evaluated(directory, row["id"]):
+            kept = read_json(directory.candidate(row["id"]) / "evaluation.json")
+            entry |= {key: kept[key] for key in ("trainable_parameters", "train_seconds", "tokens_trained")}
+            entry |= {key: kept[key] for key in ("overfitting", "forgetting", "details")}
+        else:
+            entry |= fitted(_fit(config, directory, task, planned, row, listener)[1])
+    except TunesmithError as error:
+        if isinstance(error, RunError):  # the disk, not the candidate
+            raise
+        return {**entry, "status": "failed", "reason": str(error)}
+    return {**entry, "model": str(directory.saved_model(row["id"]))}
+
+
+def _fit(
+    config: Config, directory: Run, task: Task, planned: dict[str, Any], row: dict[str, Any], listener: Listener
+) -> tuple[Candidate, Fit]:
+    context = Context(config, task, config.model or DEFAULT_MODEL, planned["loop"], planned["max_length"], listener)
+    candidate = FAMILIES[row["family"]].build(context, row["id"], directory.candidate(row["id"]))
+    parts = (read_examples(directory.split(part)) for part in ("train", "validation"))
+    return candidate, candidate.fit(*parts)
+
+
 def evaluate_candidate(
-    config: Config, directory: Run, task: Task, plan: dict[str, Any], row: dict[str, Any], listener: Listener
+    config: Config, directory: Run, task: Task, planned: dict[str, Any], row: dict[str, Any], listener: Listener
 ) -> None:
     """Fit one candidate and judge it on the test split.
 
     Reads splits/; writes candidates/<id>/ (predictions.parquet, evaluation.json, and what fitting leaves there).
     """
     folder = directory.candidate(row["id"])
-    context = Context(config, task, config.model or DEFAULT_MODEL, plan["loop"], plan["max_length"], listener)
     entry: dict[str, Any] = {"id": row["id"], "baseline": row["baseline"]}
     reset_peak_memory()
     try:
-        candidate = FAMILIES[row["family"]].build(context, row["id"], folder)
-        fit = candidate.fit(
-            read_examples(_split_file(directory, "train")),
-            read_examples(_split_file(directory, "validation")),
-        )
-        test = read_examples(_split_file(directory, "test"))
-        predictions = candidate.predict(test)
+        candidate, fit = _fit(config, directory, task, planned, row, listener)
+        predictions = candidate.predict(read_examples(directory.split("test")))
         write_predictions(folder / "predictions.parquet", predictions)
-        entry |= summarise(task, fit, predictions, config.seed)
+        entry |= {"status": "ok", **measure(task, predictions, config.seed), **fitted(fit)}
     except TunesmithError as error:
         if isinstance(error, RunError):  # the disk, not the candidate
             raise
@@ -210,22 +280,26 @@ def evaluate_candidate(
     write_json(folder / "evaluation.json", {**entry, "peak_memory_bytes": peak_memory_bytes(), **NOT_MEASURED})
 
 
-def summarise(task: Task, fit: Fit, predictions: Sequence[Prediction], seed: int) -> dict[str, Any]:
-    """A candidate's entry in report.json, every number from its stored predictions or from fitting it."""
+def measure(task: Task, predictions: Sequence[Prediction], seed: int) -> dict[str, Any]:
+    """What an entry of report.json says of predictions, every number from them alone."""
     n = len(predictions)
-    truncated = sum(p.truncated for p in predictions)
     return {
-        "status": "ok",
         "metrics": {
             metric: metric_interval(predictions, metric, np.random.default_rng([seed, 6])).to_json()
             for metric in task.metrics
         },
+        "seconds_per_example": sum(p.seconds for p in predictions) / n,
+        "tokens_per_example": sum(p.prompt_tokens + p.completion_tokens for p in predictions) / n,
+        "truncated_answers": sum(p.truncated for p in predictions),
+    }
+
+
+def fitted(fit: Fit) -> dict[str, Any]:
+    """What an entry of report.json says of fitting a candidate."""
+    return {
         "trainable_parameters": fit.trainable_parameters,
         "train_seconds": round(fit.train_seconds, 3),
         "tokens_trained": fit.tokens_trained,
-        "seconds_per_example": sum(p.seconds for p in predictions) / n,
-        "tokens_per_example": sum(p.prompt_tokens + p.completion_tokens for p in predictions) / n,
-        "truncated_answers": truncated,
         "overfitting": {"status": "not_run", "reason": "nothing was trained by gradient descent"},
         "forgetting": {"status": "not_run", "reason": "no language model was changed"},
         **fit.measured,

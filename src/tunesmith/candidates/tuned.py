@@ -106,9 +106,12 @@ class Tuned:
     def _save(self, attached: Attached, lm: LanguageModel) -> None:
         from tunesmith.model.save import save_model
 
-        save_model(self.folder / attached.artifact, attached.save, lm, self.context.model, {
+        path = Path(self.context.model).expanduser()
+        is_path = lm.folder.entry is None and path.exists()  # made absolute, to be found from elsewhere
+        base = str(path.resolve()) if is_path else self.context.model
+        save_model(self.folder / attached.artifact, attached.save, lm, base, {
             "candidate": self.id, "method": self.method.model_dump(), "task": self.context.config.task.model_dump(),
-            "labels": list(self.context.task.labels),
+            "labels": list(self.context.task.labels), "instruction": self.context.task.instruction,
         })  # fmt: skip
 
     # ── what it cost ─────────────────────────────────────────────────────────────────────────────────────

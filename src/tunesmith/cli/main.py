@@ -19,7 +19,7 @@ COMMANDS = {
     "run": ("tunesmith.cli.run", "Do all five stages: data, plan, train, evaluate, report. Resumes a run."),
     "plan": ("tunesmith.cli.plan", "Show what a run would do, what it would cost, and what it could detect."),
     "train": ("tunesmith.cli.train", "Fine-tune only, without the candidates to compare with."),
-    "evaluate": ("tunesmith.cli.evaluate", "Score a model, or a run's candidate, on a file of examples."),
+    "evaluate": ("tunesmith.cli.evaluate", "Score a model on a file of examples, or check a run's numbers."),
     "compare": ("tunesmith.cli.compare", "Compare two runs on the test examples they share."),
     "chat": ("tunesmith.cli.chat", "Talk to a model in the terminal."),
     "data": ("tunesmith.cli.data", "Look at data as the model will see it."),

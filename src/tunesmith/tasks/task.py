@@ -18,7 +18,8 @@ class Task(Protocol):
     """One kind of task.
 
     ``metric`` is what candidates are compared by; ``metrics`` all that are reported, it first; ``labels`` the
-    classes as the data names them, empty where the answer is free text; ``tokens_out`` how long an answer may be.
+    classes as the data names them, empty where the answer is free text; ``instruction`` the system prompt of
+    examples that bring none.
     """
 
     @property
@@ -29,6 +30,8 @@ class Task(Protocol):
     def metrics(self) -> tuple[str, ...]: ...
     @property
     def labels(self) -> tuple[str, ...]: ...
+    @property
+    def instruction(self) -> str | None: ...
 
     def messages(self, example: Example, shots: Sequence[Example] = ()) -> tuple[Message, ...]:
         """The conversation that shows the example, solved ``shots`` before it; the right answer stands last."""

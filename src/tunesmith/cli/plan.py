@@ -1,0 +1,77 @@
+"""``tunesmith plan``: what a run would do, what it would cost, and what it could detect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("plan")
+@click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=1.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def command(config_file: Path, overrides: tuple[str, ...], as_json: bool, quiet: bool) -> None:
+    """Show what 'tunesmith run CONFIG' would do: facts, choices with their reasons, candidates with their cost.
+
+    Nothing is trained, and nothing is written.
+    """
+    from tunesmith.config import read_config
+
+    config = read_config(config_file, overrides)
+    from tunesmith import workflow
+    from tunesmith.cli.progress import progress
+
+    with progress(quiet) as listener:
+        plan = workflow.plan(config, listener)
+    click.echo(json.dumps(plan, ensure_ascii=False, indent=2) if as_json else describe(plan))
+
+
+def describe(plan: dict[str, Any]) -> str:
+    """The plan as text for a terminal."""
+    facts, data, effect = plan["facts"], plan["data"], plan["minimum_detectable_effect"]
+    labels = f", {facts['labels']} labels" if facts["labels"] else ""
+    lines = [
+        f"data      {data['train']:,} train, {data['validation']:,} validation, {data['test']:,} test{labels}",
+        f"          {facts['tokens_per_example']:.0f} tokens per example, {facts['supervised_per_example']:.0f} of "
+        f"them learned, {facts['prefix_tokens']} shared by all; the longest has {facts['longest_example']:,}",
+        *(f"          {finding['severity']}: {finding['message']}" for finding in data["findings"]),
+        f"model     {facts['model']}: {facts['parameters'] / 1e6:,.0f} M parameters, {facts['layers']} layers, "
+        f"{facts['context_length']:,} tokens of context",
+        f"machine   {facts['cores']} cores, {facts['flops_per_second'] / 1e9:,.0f} GFLOP/s in {facts['dtype']}, "
+        f"{facts['available_bytes'] / 2**30:.1f} GiB free",
+        "",
+    ]
+    choices: list[tuple[str, ...]] = [("chosen for you", "", "because")]
+    for choice in plan["choices"]:
+        source = f" ({choice['source']})" if choice["source"] else ""
+        choices.append((choice["setting"], f"{choice['value']}", choice["reason"] + source))
+    candidates: list[tuple[str, ...]] = [("candidate", "time", "memory", "because")]
+    candidates += [
+        (c["id"], duration(c["estimated_seconds"]), f"{c['estimated_memory_bytes'] / 2**30:.1f} GiB", c["reason"])
+        for c in plan["candidates"]
+    ]
+    tables = [choices, candidates] if plan["choices"] else [candidates]
+    for table in tables:
+        lines += [*_columns(table), ""]
+    return "\n".join([
+        *lines,
+        f"About {duration(plan['estimated_seconds'])} in all, by estimate.",
+        f"With {effect['n']:,} test examples a difference of {effect['points']:.1f} points or more can be detected "
+        f"(four times in five, if two candidates disagree on {100 * effect['discordance']:.0f} % of them).",
+    ])  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """Seconds below two minutes, then minutes, then hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
