@@ -213,34 +213,32 @@ def attend(
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     if pack.record is not None:
         pack.record.append((key, value))
-    prefix_key = prefix_value = None
+    # split, not slices: its backward pass is one concatenation instead of a sum of full-size tensors
+    sizes = [pack.prefix_in_row] * bool(pack.prefix_in_row) + [chunk.stop - chunk.start for chunk in pack.chunks]
+    queries, keys, values = (list(tensor.split(sizes, dim=2)) for tensor in (query, key, value))
+    n = len(pack.prefix)
     outputs = []
+    prefix: tuple[torch.Tensor, ...] = ()
     if pack.cache is not None:
         layer = getattr(module, "layer_idx", None)
         if layer is None:
             raise NotImplementedError("attention layers that do not know their index")
-        prefix_key, prefix_value = pack.cache[layer]
+        prefix = pack.cache[layer]
     elif pack.prefix:
-        n = len(pack.prefix)
-        prefix_key, prefix_value = key[:, :, :n], value[:, :, :n]
-        alone = Chunk(0, n, pack.position_ids[0, :n], None)
-        outputs.append(
-            _attend(
-                query[:, :, :n],
-                prefix_key,
-                prefix_value,
-                alone.mask(0, sliding_window, query.dtype),
-                dropout,
-                scaling,
-            )
-        )
-    for chunk in pack.chunks:
-        here = slice(chunk.start, chunk.stop)
-        keys, values = key[:, :, here], value[:, :, here]
-        if prefix_key is not None and prefix_value is not None:
-            keys, values = torch.cat([prefix_key, keys], dim=2), torch.cat([prefix_value, values], dim=2)
-        mask = chunk.mask(len(pack.prefix), sliding_window, query.dtype)
-        outputs.append(_attend(query[:, :, here], keys, values, mask, dropout, scaling))
+        prefix = (keys.pop(0), values.pop(0), queries.pop(0))
+        alone = Chunk(0, n, pack.position_ids[0, :n], None).mask(0, sliding_window, query.dtype)
+        outputs.append(_attend(prefix[2], prefix[0], prefix[1], alone, dropout, scaling))
+    for chunk, q, k, v in zip(pack.chunks, queries, keys, values, strict=True):
+        if prefix:
+            k, v = torch.cat([prefix[0], k], dim=2), torch.cat([prefix[1], v], dim=2)
+        whole = chunk.allowed is None and (sliding_window is None or k.shape[2] <= sliding_window)
+        if whole and len(prefix) == 3 and n < q.shape[2]:
+            # One plainly causal product, which skips half the pairs, costs less than a masked one even with the
+            # prefix's queries computed again; their results are dropped.
+            out = _attend(torch.cat([prefix[2], q], dim=2), k, v, None, dropout, scaling)[:, n:]
+        else:
+            out = _attend(q, k, v, chunk.mask(n, sliding_window, query.dtype), dropout, scaling)
+        outputs.append(out)
     return torch.cat(outputs, dim=1), None
 
 
