@@ -1,0 +1,278 @@
+"""From a file of examples to a report, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import tunesmith
+from end_to_end.projects import TINY, call, read_strictly, settings, write_project
+from tunesmith.measures.metrics import token_f1
+
+LORA, FULL = "tune/tiny_llama/lora", "tune/tiny_llama/full"
+INTERVAL = {"value", "low", "high", "n"}
+
+
+def stored(run: Path, candidate: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(
+        run / "candidates" / candidate.replace("/", "__") / "predictions.parquet"
+    ).to_pylist()
+    return rows
+
+
+def finite_files(run: Path) -> list[Path]:
+    return [*run.glob("*.json"), *run.glob("candidates/*/evaluation.json")]
+
+
+def test_report_json_keeps_to_its_contract(classified: Path) -> None:
+    report = read_strictly(classified / "report.json")
+    assert report["format_version"] == 1
+    assert report["task"] == {"kind": "classification", "metric": "accuracy"}
+    assert report["data"]["train"] + report["data"]["validation"] + report["data"]["test"] == 160
+    assert report["data"]["test"] == 30
+    assert [c["id"] for c in report["candidates"]] == [
+        "baseline/majority", "prompt/zero-shot", "prompt/few-shot",
+        next(c["id"] for c in report["candidates"] if c["id"].startswith("embedding/")), LORA, FULL,
+    ]  # fmt: skip
+    for candidate in report["candidates"]:
+        assert candidate["status"] == "ok"
+        assert set(candidate["metrics"]) == {"accuracy", "macro_f1"}
+        for value in candidate["metrics"].values():
+            assert set(value) == INTERVAL
+            assert value["low"] <= value["value"] <= value["high"]
+        for key in ("trainable_parameters", "train_seconds", "tokens_trained", "seconds_per_example"):
+            assert candidate[key] >= 0
+        assert candidate["peak_memory_bytes"] > 0
+        assert candidate["bias"]["status"] == candidate["memorization"]["status"] == "not_run"
+        assert candidate["bias"]["reason"]
+    tuned = report["candidates"][-2]
+    assert not tuned["baseline"]
+    needed = {"train_loss", "validation_loss", "gap", "low", "high", "best_step", "last_step", "verdict"}
+    assert needed <= set(tuned["overfitting"])
+    assert tuned["forgetting"]["status"] == "not_run"
+    for comparison in report["comparisons"]:
+        wanted = {"a", "b", "metric", "difference", "low", "high", "p_value", "n", "minimum_detectable_effect"}
+        assert wanted <= set(comparison)
+    assert {"choice", "confident", "reason", "would_change"} <= set(report["verdict"])
+    assert report["test_looks"] == 1
+
+
+def test_every_json_is_free_of_nan(classified: Path, generated: Path) -> None:
+    files = finite_files(classified) + finite_files(generated)
+    assert len(files) > 10
+    for file in files:
+        read_strictly(file)
+
+
+def test_the_numbers_are_those_of_the_stored_predictions(classified: Path) -> None:
+    report = read_strictly(classified / "report.json")
+    test = pq.read_table(classified / "splits" / "test.parquet").to_pylist()
+    for candidate in report["candidates"]:
+        rows = stored(classified, candidate["id"])
+        assert [row["example_id"] for row in rows] == [row["id"] for row in test]
+        assert [row["target"] for row in rows] == [row["label"] for row in test]
+        right = sum(row["prediction"] == row["target"] for row in rows)
+        assert candidate["metrics"]["accuracy"]["value"] == pytest.approx(right / 30)
+        assert candidate["metrics"]["accuracy"]["n"] == 30
+        assert candidate["seconds_per_example"] == pytest.approx(sum(row["seconds"] for row in rows) / 30)
+    values = {c["id"]: c["metrics"]["accuracy"]["value"] for c in report["candidates"]}
+    for comparison in report["comparisons"]:
+        expected = values[comparison["a"]] - values[comparison["b"]]
+        assert comparison["difference"] == pytest.approx(expected)
+
+
+def test_training_was_worth_it_on_what_can_be_learned(classified: Path) -> None:
+    report = read_strictly(classified / "report.json")
+    values = {c["id"]: c["metrics"]["accuracy"]["value"] for c in report["candidates"]}
+    assert values["baseline/majority"] == pytest.approx(0.5, abs=0.1)
+    assert values[FULL] > values["baseline/majority"] + 0.2
+
+
+def test_what_the_terminal_says(classified: Path) -> None:
+    said = (classified.parent / "run.out").read_text()
+    report = read_strictly(classified / "report.json")
+    assert report["verdict"]["reason"] in said
+    assert str(classified / "report.html") in said
+    for candidate in report["candidates"]:
+        assert f"{candidate['id']} " in said
+    assert report["verdict"]["choice"] in (classified / "report.html").read_text()
+
+
+def test_a_generation_run(generated: Path) -> None:
+    report = read_strictly(generated / "report.json")
+    assert report["task"] == {"kind": "generation", "metric": "token_f1"}
+    for candidate in report["candidates"]:
+        rows = stored(generated, candidate["id"])
+        expected = sum(token_f1(row["prediction"], row["target"]) for row in rows) / len(rows)
+        assert candidate["metrics"]["token_f1"]["value"] == pytest.approx(expected)
+        assert candidate["truncated_answers"] == sum(row["truncated"] for row in rows)
+    values = {c["id"]: c["metrics"]["token_f1"]["value"] for c in report["candidates"]}
+    assert values[LORA] > values["prompt/zero-shot"]
+
+
+def test_the_saved_model_says_where_it_came_from(classified: Path) -> None:
+    for name, folder in ((LORA, "adapter"), (FULL, "model")):
+        origin = json.loads(
+            (classified / "candidates" / name.replace("/", "__") / folder / "tunesmith.json").read_text()
+        )
+        assert origin["base_model"] == str(TINY)
+        assert origin["candidate"] == name
+        assert origin["labels"] == ["no", "yes"]
+        assert origin["instruction"].startswith("Classify the text.")
+
+
+def test_running_again_repeats_nothing(classified: Path, known_speed: None) -> None:
+    before = {path: path.stat().st_mtime_ns for path in classified.glob("candidates/*/*") if path.is_file()}
+    report = read_strictly(classified / "report.json")
+    said: list[str] = []
+    config = tunesmith.read_config(classified.parent / "project.yaml")
+    again = tunesmith.run(config, classified, lambda stage, *_: said.append(stage))
+    assert again == report
+    assert said == ["report"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_other_settings_are_refused_where_candidates_were_begun(classified: Path) -> None:
+    report = (classified / "report.json").read_bytes()
+    config = classified.parent / "project.yaml"
+    result = call("run", config, "--out", classified, "--set", "seed=7", "--set", "train.epochs=1")
+    assert result.code == 1
+    assert result.err.startswith("error: ")
+    assert "other settings (differing: seed, train)" in result.err
+    assert (classified / "report.json").read_bytes() == report
+
+
+def test_a_mended_mistake_needs_no_new_folder(tmp_path: Path) -> None:
+    wrong = write_project(tmp_path, model="no-such-model", candidates=["baseline"])
+    assert call("run", wrong, "--out", tmp_path / "run", "-q").code == 4
+    mended = write_project(tmp_path, candidates=["baseline"], seed=3)
+    result = call("run", mended, "--out", tmp_path / "run", "-q", "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["settings"]["seed"] == 3
+    assert json.loads(result.out)["settings"]["model"] == str(TINY)
+
+
+def test_a_deleted_result_is_made_again_and_counts_as_a_look(tmp_path: Path) -> None:
+    config = write_project(tmp_path, candidates=["baseline", "prompt"])
+    assert call("run", config, "--out", tmp_path / "run", "-q").code == 0
+    first = stored(tmp_path / "run", "prompt/zero-shot")
+    (tmp_path / "run" / "candidates" / "prompt__zero-shot" / "predictions.parquet").unlink()
+    result = call("run", config, "--out", tmp_path / "run", "-q", "--json")
+    assert json.loads(result.out)["test_looks"] == 2
+    timeless = [
+        {k: v for k, v in row.items() if k != "seconds"} for row in stored(tmp_path / "run", "prompt/zero-shot")
+    ]
+    assert timeless == [{k: v for k, v in row.items() if k != "seconds"} for row in first]
+
+
+def test_a_candidate_that_fails_is_recorded_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunesmith.train import loop
+
+    real = loop.summed_loss
+    monkeypatch.setattr(loop, "summed_loss", lambda *a: real(*a) * float("nan"))
+    config = write_project(tmp_path)
+    result = call("run", config, "--out", tmp_path / "run", "-q")
+    assert result.code == 1
+    report = read_strictly(tmp_path / "run" / "report.json")
+    failed = report["candidates"][-1]
+    assert failed["id"] == LORA
+    assert failed["status"] == "failed"
+    assert "step 1: the loss is nan" in failed["reason"]
+    assert failed["metrics"] == {}
+    assert failed["forgetting"]["status"] == failed["overfitting"]["status"] == "not_run"
+    assert [c["status"] for c in report["candidates"][:-1]] == ["ok"] * 3
+    assert report["verdict"]["choice"] in [c["id"] for c in report["candidates"][:-1]]
+    assert "failed: step 1" in result.out
+
+    monkeypatch.setattr(loop, "summed_loss", real)
+    assert call("run", config, "--out", tmp_path / "run", "-q").code == 0
+    report = read_strictly(tmp_path / "run" / "report.json")
+    assert report["candidates"][-1]["status"] == "ok"
+    assert report["test_looks"] == 2
+
+
+def test_forgetting_is_measured_on_suites_and_the_base_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunesmith.evaluate import forgetting
+
+    asked: list[str] = []
+    text = [forgetting.Item("", (f"the news report of day {i} says that it is cold",), 0) for i in range(12)]
+    choice = [forgetting.Item(f"Question: {i}\nAnswer:", (" yes", " no"), i % 2) for i in range(12)]
+
+    def suite(name: str, limit: int) -> list[forgetting.Item]:
+        asked.append(name)
+        return text if name == "general-text" else choice
+
+    monkeypatch.setattr(forgetting, "read_suite", suite)
+    config = tunesmith.parse_config(
+        settings(
+            candidates=["tune"], method=["lora", "full"], forgetting="quick", data={"train": str(tmp_path / "data.csv")}
+        )
+    )
+    write_project(tmp_path)
+    report = tunesmith.run(config, tmp_path / "run")
+    suites = list(forgetting.QUICK)
+    assert sorted(asked) == sorted(3 * suites)  # the base once, each tuned model once
+    for candidate in report["candidates"]:
+        found = candidate["forgetting"]
+        assert list(found["suites"]) == suites
+        for name, values in found["suites"].items():
+            assert values["n"] == 12
+            assert values["difference"] == pytest.approx(values["tuned"] - values["base"])
+            assert ("nats" in values["unit"]) == (name == "general-text")
+        assert found["kl_to_base"]["value"] > 0
+        assert found["verdict"] in ("none", "mild", "severe")
+    bases = [c["forgetting"]["suites"]["general-text"]["base"] for c in report["candidates"]]
+    assert bases[0] == bases[1]
+
+
+def test_a_suite_that_cannot_be_had_is_not_reported_as_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.errors import SourceError
+    from tunesmith.evaluate import forgetting
+
+    def unreachable(name: str, limit: int) -> list[forgetting.Item]:
+        raise SourceError(f"{name}: could not be fetched.")
+
+    monkeypatch.setattr(forgetting, "read_suite", unreachable)
+    config = write_project(tmp_path, candidates=["baseline", "tune"], forgetting="quick")
+    assert call("run", config, "--out", tmp_path / "run", "-q").code == 0
+    found = read_strictly(tmp_path / "run" / "report.json")["candidates"][-1]["forgetting"]
+    assert found["status"] == "not_run"
+    assert "general-text: could not be fetched." in found["reason"]
+    assert found["verdict"] == "unknown"
+
+
+def test_training_first_and_running_later_trains_once(tmp_path: Path) -> None:
+    config = write_project(tmp_path)
+    run = tmp_path / "run"
+    result = call("train", config, "--out", run, "-q", "--json")
+    assert result.code == 0, result.err
+    (trained,) = json.loads(result.out)["candidates"]
+    assert not (run / "test_looks.jsonl").exists()
+    assert not (run / "report.json").exists()
+    assert not list(run.glob("candidates/*/predictions.parquet"))
+    metrics = Path(trained["model"]).parent / "metrics.jsonl"
+    weights = (Path(trained["model"]) / "adapter_model.safetensors").read_bytes()
+    lines = metrics.read_text()
+
+    again = json.loads(call("train", config, "--out", run, "-q", "--json").out)["candidates"][0]
+    assert call("run", config, "--out", run, "-q").code == 0
+    evaluated = read_strictly(run / "report.json")["candidates"][-1]
+    for later in (again, evaluated):
+        for key in ("train_seconds", "tokens_trained", "trainable_parameters"):
+            assert later[key] == trained[key]
+        for key in ("overfitting", "forgetting"):
+            assert later[key] == trained[key] | later[key]
+    assert metrics.read_text() == lines
+    assert (Path(trained["model"]) / "adapter_model.safetensors").read_bytes() == weights
+
+    after = json.loads(call("train", config, "--out", run, "-q", "--json").out)["candidates"][0]
+    assert after["model"] == trained["model"]
+    assert after["tokens_trained"] == trained["tokens_trained"]
