@@ -96,7 +96,7 @@ class Train(Settings):
     micro_batch_tokens: int = Field(1024, gt=0, description="Tokens computed at once; bounds memory, not results.")
     max_length: int | None = Field(None, gt=8, description="Longest example in tokens; left out: the model's.")
     train_on: Literal["assistant", "all"] = Field("assistant", description="Which tokens carry loss.")
-    evals_per_epoch: int = Field(4, gt=0, le=1000, description="How often validation loss is measured.")
+    evals_per_epoch: int = Field(2, gt=0, le=1000, description="How often validation loss is measured.")
     patience: int = Field(4, ge=0, description="Evaluations without improvement before stopping; 0: never stop.")
     share_prefix: bool = Field(True, description="Compute the tokens that examples of a step share only once.")
 

@@ -60,6 +60,7 @@ def run(config: Config, folder: Path | str, listener: Listener = silent, command
         start(config, directory, command)
         task = prepare(config, directory, listener)
         planned = make_plan(config, directory, listener)
+        listener(plan_in_words(planned), 0, 0, {})
         waiting = [row for row in planned["candidates"] if not is_evaluated(directory, row["id"])]
         if waiting:
             directory.count_test_look(", ".join(row["id"] for row in waiting))
@@ -215,6 +216,15 @@ def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task,
     counts = {name: len(examples) for name, examples in parts.items()}
     facts = gather_facts(counts, len(task.labels), rendered, folder, detect(), measure_sgemm())
     return choose_plan(config, facts, model_id(config.model or DEFAULT_MODEL))
+
+
+def plan_in_words(plan: dict[str, Any]) -> str:
+    """What is about to happen, what it will cost, and what it could show: one sentence."""
+    detectable = plan["minimum_detectable_effect"]
+    return (
+        f"plan: {len(plan['candidates'])} candidates, about {plan['estimated_seconds'] / 60:.0f} minutes; "
+        f"with {detectable['n']} test examples, differences of about {detectable['points']:.1f} points can be detected"
+    )
 
 
 def model_id(name: str) -> str:

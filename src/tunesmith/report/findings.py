@@ -46,6 +46,7 @@ def key_findings(report: Json) -> list[str]:
         *_worth_of_tuning(report),
         *_forgetting(report),
         *_overfitting(report),
+        *_cut_answers(report),
         *_cost(report),
         *_data(report),
         *_test_set(report),
@@ -144,6 +145,17 @@ def _overfitting(report: Json) -> list[tuple[int, str]]:
         (3, f"{candidate['id']}: {part['sentence']}")
         for candidate in report["candidates"]
         if (part := candidate.get("overfitting") or {}).get("verdict") == "overfit"
+    ]
+
+
+def _cut_answers(report: Json) -> list[tuple[int, str]]:
+    return [
+        (
+            4,
+            f"{cut} of {report['data']['test']} answers of {c['id']} were cut at the token limit (task.max_new_tokens).",
+        )
+        for c in report["candidates"]
+        if (cut := c.get("truncated_answers"))
     ]
 
 

@@ -163,6 +163,8 @@ def seconds(value: float | None) -> str:
         return "–"
     if value == 0:
         return "0 s"
+    if value < 1e-5:
+        return "< 0.01 ms"
     if value < 1:
         return f"{1000 * value:.3g} ms"
     for unit, size in (("h", 3600.0), ("min", 60.0)):

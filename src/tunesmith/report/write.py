@@ -86,7 +86,7 @@ def write_report(run: Run) -> Json:
         "hardware": settings.get("hardware", {}),
     }
     write_json(run.report_file, report)
-    write_atomic(run.html_file, render_html(report, _evidence(run, report, predictions)))
+    write_atomic(run.html_file, render_html(report, _evidence(run, report, predictions, task.get("labels") or {})))
     for candidate in candidates:
         if candidate["status"] == "ok" and is_tuned(candidate["id"]):
             _write_card(run, candidate, report)
@@ -143,7 +143,10 @@ def _planned_effect(plan: Json, test: int) -> Json:
 
 
 # ── what the page shows beside the numbers ───────────────────────────────────────────────────────────────
-def _evidence(run: Run, report: Json, predictions: Mapping[str, Sequence[Prediction]]) -> Evidence:
+def _evidence(
+    run: Run, report: Json, predictions: Mapping[str, Sequence[Prediction]], words: Mapping[str, str]
+) -> Evidence:
+    """``words`` are shown for labels that have some in the config."""
     curves = {
         c["id"]: curve
         for c in report["candidates"]
@@ -160,7 +163,8 @@ def _evidence(run: Run, report: Json, predictions: Mapping[str, Sequence[Predict
         labels = [*(name for name in report["data"]["labels"] or {} if name in seen)]
         labels += sorted(seen - set(labels))
         matrix = confusion_matrix([p.prediction for p in answers], [p.target for p in answers], labels).tolist()
-    return Evidence(curves, labels, matrix, _answers(run, answers, report["task"]))
+    shown = [words.get(label, label) for label in labels]
+    return Evidence(curves, shown, matrix, _answers(run, answers, report["task"], words))
 
 
 def _read_curve(path: Path, candidate: Json) -> Curve | None:
@@ -177,7 +181,9 @@ def _read_curve(path: Path, candidate: Json) -> Curve | None:
     return Curve(train, validation, (candidate["overfitting"] or {}).get("best_step"))
 
 
-def _answers(run: Run, predictions: Sequence[Prediction], task: Json) -> dict[str, list[Answer]]:
+def _answers(
+    run: Run, predictions: Sequence[Prediction], task: Json, words: Mapping[str, str]
+) -> dict[str, list[Answer]]:
     """Confident mistakes for labels; the best and the worst answers for texts."""
     path = run.folder / "splits" / "test.parquet"
     shown = {e.id: _input(e) for e in read_examples(path)} if path.is_file() else {}
@@ -186,7 +192,8 @@ def _answers(run: Run, predictions: Sequence[Prediction], task: Json) -> dict[st
     def answers(chosen: Sequence[tuple[float, Prediction]]) -> list[Answer]:
         return [
             Answer(
-                _cut(shown.get(p.example_id, "(not stored)")), _cut(p.target), _cut(p.prediction), value,
+                _cut(shown.get(p.example_id, "(not stored)")), _cut(words.get(p.target, p.target)),
+                _cut(words.get(p.prediction, p.prediction)), value,
                 max(p.probabilities) if p.probabilities else None,
             )
             for value, p in chosen[:ANSWERS_SHOWN]
