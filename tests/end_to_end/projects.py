@@ -15,8 +15,8 @@ import yaml
 from tunesmith.cli.main import main
 
 TINY = Path(__file__).parents[1] / "assets" / "tiny_llama"
-GOOD, BAD = "good great lovely sunny happy fine".split(), "bad awful cold rainy sad grim".split()
-THINGS = "day city report card money news weather".split()
+GOOD, BAD = ["good", "great", "lovely", "sunny", "happy", "fine"], ["bad", "awful", "cold", "rainy", "sad", "grim"]
+THINGS = ["day", "city", "report", "card", "money", "news", "weather"]
 
 
 def sentences(n: int, seed: int = 0) -> Iterator[tuple[str, str]]:

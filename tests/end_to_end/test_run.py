@@ -132,7 +132,7 @@ def test_running_again_repeats_nothing(classified: Path, known_speed: None) -> N
     config = tunesmith.read_config(classified.parent / "project.yaml")
     again = tunesmith.run(config, classified, lambda stage, *_: said.append(stage))
     assert again == report
-    assert said == ["report"]
+    assert [stage for stage in said if not stage.startswith("plan: ")] == ["report"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

@@ -96,6 +96,15 @@ def main(arguments: list[str] | None = None) -> None:
         for line in str(error).splitlines():
             click.echo(f"error: {line}" if not line.startswith(" ") else line, err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # the disk, where nobody put it into words before
+        if debug:
+            raise
+        from pathlib import Path
+
+        from tunesmith.run import disk_error
+
+        click.echo(f"error: {disk_error(error, Path(error.filename or '.'))}", err=True)
+        sys.exit(1)
     except Exception as error:
         if debug:
             raise
