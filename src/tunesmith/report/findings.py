@@ -152,7 +152,7 @@ def _cut_answers(report: Json) -> list[tuple[int, str]]:
     return [
         (
             4,
-            f"{cut} of {report['data']['test']} answers of {c['id']} were cut at the token limit (task.max_new_tokens).",
+            f"{cut} of {report['data']['test']} answers of {c['id']} were cut at task.max_new_tokens.",
         )
         for c in report["candidates"]
         if (cut := c.get("truncated_answers"))
