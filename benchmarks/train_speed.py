@@ -178,7 +178,7 @@ def main() -> None:
         program = {"ours": ours, "trl": trl}[arguments.only]
         print(json.dumps(program(arguments.workloads[0], arguments.steps)))
         return
-    from environment import keep
+    from environment import write_result
 
     from tunesmith.hardware import measure_sgemm
 
@@ -210,7 +210,7 @@ def main() -> None:
                     file=sys.stderr,
                 )
         results[workload] = summarise(workload, runs, statistics.median(rates))
-    keep("train_speed", {"model": MODEL, "steps": arguments.steps, "workloads": results})
+    write_result("train_speed", {"model": MODEL, "steps": arguments.steps, "workloads": results})
 
 
 def summarise(workload: str, runs: dict[str, list[dict[str, Any]]], sgemm: float) -> dict[str, Any]:
