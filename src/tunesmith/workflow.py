@@ -24,7 +24,7 @@ from tunesmith.errors import ConfigError, RunError, TunesmithError
 from tunesmith.evaluate.compare import metric_interval
 from tunesmith.hardware import detect, free_disk_bytes, measure_sgemm, peak_memory_bytes, reset_peak_memory
 from tunesmith.plan.choose import DEFAULT_MODEL, Plan, choose_plan
-from tunesmith.plan.facts import gather_facts
+from tunesmith.plan.facts import context_length, gather_facts
 from tunesmith.records import Example, Prediction, Split
 from tunesmith.report.write import write_report
 from tunesmith.run import (
@@ -40,7 +40,6 @@ from tunesmith.sources import resolve_model
 from tunesmith.tasks import Task, build_task
 
 SHOWN_PACKAGES = ("tunesmith", "torch", "transformers", "peft", "scikit-learn", "numpy")
-PLANNED_EXAMPLES = 200  # rendered to count tokens
 NOT_MEASURED = {part: {"status": "not_run", "reason": "not part of this version"} for part in ("bias", "memorization")}
 
 
@@ -201,7 +200,10 @@ def make_plan(config: Config, directory: Run, listener: Listener) -> dict[str, A
 
 
 def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task, listener: Listener) -> Plan:
-    """What a run would do with these splits; trains and predicts nothing."""
+    """What a run would do with these splits; trains and predicts nothing.
+
+    Every example is rendered, so that what cannot be trained or asked is refused before anything is computed.
+    """
     from transformers import AutoTokenizer
 
     from tunesmith.data.render import Renderer, render_all
@@ -210,12 +212,17 @@ def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task,
     folder = resolve_model(config.model or DEFAULT_MODEL)
     tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True)
     listener("plan: counting tokens", 0, 0, {})
-    shown = [(e.source, task.messages(e)) for e in parts["train"][:PLANNED_EXAMPLES]]
-    rendered, _ = render_all(Renderer(tokenizer, 10**9, config.train.train_on), shown, "refuse")
+    context = context_length(folder)
+    learned = Renderer(tokenizer, config.train.max_length or context, config.train.train_on)
+    conversations = {name: [(e.source, task.messages(e)) for e in part] for name, part in parts.items()}
+    rendered, findings = render_all(learned, conversations["train"], config.data.overlong)
+    findings += render_all(learned, conversations["validation"], config.data.overlong)[1]
+    # nothing is cut from a test example or left out: it need only fit into the model
+    render_all(Renderer(tokenizer, context), conversations["test"], "refuse")
     listener("plan: measuring this machine", 0, 0, {})
     counts = {name: len(examples) for name, examples in parts.items()}
     facts = gather_facts(counts, len(task.labels), rendered, folder, detect(), measure_sgemm())
-    return choose_plan(config, facts, model_id(config.model or DEFAULT_MODEL))
+    return choose_plan(config, facts, model_id(config.model or DEFAULT_MODEL), findings)
 
 
 def plan_in_words(plan: dict[str, Any]) -> str:

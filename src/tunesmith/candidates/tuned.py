@@ -46,27 +46,25 @@ class Tuned:
         listener(f"{self.id}: loading {self.context.model}", 0, 0, {})
         lm = load_model(self.context.model)
         renderer = Renderer(lm.tokenizer, self.context.max_length, config.train.train_on)
-        rendered, findings = self._render(renderer, train)
-        held_out, _ = self._render(renderer, validation)
+        rendered, held_out = self._render(renderer, train), self._render(renderer, validation)
         base = self._base_scores(lm, held_out)
 
         settings = LoopSettings(**self.context.loop[self.method.kind])
         torch.manual_seed(settings.seed)
         attached = METHODS[self.method.kind].attach(lm.model, self.method)
         lm.model = attached.model
-        before = {name: p.detach().clone() for name, p in attached.trainable.items()}
+        before = _norms(attached)
         self.folder.mkdir(parents=True, exist_ok=True)
         result = run_loop(
             attached.model, attached.trainable, rendered, held_out[:VALIDATION_LIMIT], settings, self.folder,
             packed=lm.packed, listener=lambda e: listener(f"{self.id}: training", e["step"], e["steps"], e),
         )  # fmt: skip
-        if all(torch.equal(before[name], p) for name, p in attached.trainable.items()):
+        if result.best_step == 0 or _norms(attached) == before:
             raise TrainingError(
                 f"{self.id}: nothing was learned: the best validation loss was that of the base model "
                 f"({result.best_validation_loss:.4f}; at step {result.last_step} {result.last_validation_loss:.4f}). "
                 "Lower train.learning_rate, or keep to a prompt."
             )
-        del before
         lm.model.eval()
         self._save(attached, lm)
         self._trained = lm, Renderer(lm.tokenizer, lm.max_length)
@@ -78,7 +76,7 @@ class Tuned:
             attached.trainable_parameters,
             result.seconds,
             result.tokens,
-            self._details(settings, result, findings),
+            self._details(settings, result),
             measured,
         )
 
@@ -96,12 +94,12 @@ class Tuned:
         self._trained = None
         return predictions
 
-    def _render(self, renderer: Renderer, examples: Sequence[Example]) -> tuple[list[Rendered], list[dict[str, Any]]]:
+    def _render(self, renderer: Renderer, examples: Sequence[Example]) -> list[Rendered]:
+        """As the plan rendered them, which has the findings."""
         from tunesmith.data.render import render_all
 
         named = [(example.source, self.context.task.messages(example)) for example in examples]
-        rendered, findings = render_all(renderer, named, self.context.config.data.overlong)
-        return rendered, [finding.to_json() for finding in findings]
+        return render_all(renderer, named, self.context.config.data.overlong)[0]
 
     def _save(self, attached: Attached, lm: LanguageModel) -> None:
         from tunesmith.model.save import save_model
@@ -169,7 +167,7 @@ class Tuned:
         rng = np.random.default_rng([self.context.config.seed, 5])
         return overfitting(losses[0], losses[1], curve, result.best_step, result.last_step, rng)
 
-    def _details(self, settings: LoopSettings, result: TrainResult, findings: list[dict[str, Any]]) -> dict[str, Any]:
+    def _details(self, settings: LoopSettings, result: TrainResult) -> dict[str, Any]:
         import dataclasses
 
         return {
@@ -177,8 +175,13 @@ class Tuned:
             "base_model": self.context.model, "stopped_early": result.stopped_early,
             "first_validation_loss": result.first_validation_loss, "best_validation_loss": result.best_validation_loss,
             "last_validation_loss": result.last_validation_loss, "supervised_tokens": result.supervised_tokens,
-            "notices": list(result.notices), "findings": findings,
+            "notices": list(result.notices),
         }  # fmt: skip
+
+
+def _norms(attached: Attached) -> list[float]:
+    """A number for each trained parameter that training changes: what tells a changed model from its copy."""
+    return [float(parameter.detach().double().norm()) for parameter in attached.trainable.values()]
 
 
 def tuned_ids(config: Config, model: str) -> list[str]:

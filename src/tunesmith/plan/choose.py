@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from tunesmith.errors import HardwareError
 from tunesmith.measures.uncertainty import minimum_detectable_effect
 from tunesmith.plan import estimate
 from tunesmith.plan.facts import Facts
+from tunesmith.records import Finding
 from tunesmith.train.batches import steps_in
 from tunesmith.train.methods import METHODS
 
@@ -47,6 +49,7 @@ class Plan:
     loop: dict[str, dict[str, Any]]
     max_length: int
     detectable: float
+    findings: tuple[Finding, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -55,6 +58,7 @@ class Plan:
             "choices": [choice.to_json() for choice in self.choices],
             "candidates": list(self.candidates),
             "loop": self.loop,
+            "findings": [finding.to_json() for finding in self.findings],
             "max_length": self.max_length,
             "minimum_detectable_effect": {
                 "points": round(100 * self.detectable, 2), "n": self.facts.test, "discordance": DISCORDANCE,
@@ -63,7 +67,7 @@ class Plan:
         }  # fmt: skip
 
 
-def choose_plan(config: Config, facts: Facts, model_name: str) -> Plan:
+def choose_plan(config: Config, facts: Facts, model_name: str, findings: Sequence[Finding] = ()) -> Plan:
     """Fill in what the config leaves open, and say what each candidate will cost.
 
     Raises:
@@ -106,7 +110,7 @@ def choose_plan(config: Config, facts: Facts, model_name: str) -> Plan:
     candidates = _candidates(config, facts, model_name, epochs, batch)
     _refuse_what_does_not_fit(config, facts, candidates)
     detectable = minimum_detectable_effect(facts.test, DISCORDANCE)
-    return Plan(facts, tuple(choices), tuple(candidates), loop, max_length, detectable)
+    return Plan(facts, tuple(choices), tuple(candidates), loop, max_length, detectable, tuple(findings))
 
 
 def _epochs(config: Config, facts: Facts, batch: int, choices: list[Choice]) -> float:

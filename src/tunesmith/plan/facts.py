@@ -53,9 +53,9 @@ def gather_facts(
     """Put the facts together; reads the model's config and the headers of its weights, loads nothing."""
     from tunesmith.train.batches import shared_prefix, supervised
 
-    config = json.loads((folder.path / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config", config)
-    hidden = int(config.get("hidden_size") or config.get("n_embd"))
+    config = _text_config(folder)
+    layers = config.get("num_hidden_layers") or config["n_layer"]
+    hidden = int(config.get("hidden_size") or config["n_embd"])
     lengths = [len(r.input_ids) for r in rendered]
     return Facts(
         train=counts["train"], validation=counts["validation"], test=counts["test"],
@@ -65,11 +65,26 @@ def gather_facts(
         prefix_tokens=shared_prefix(rendered), model=folder.name, model_type=str(config.get("model_type")),
         parameters=count_parameters(folder), hidden_size=hidden,
         intermediate_size=int(config.get("intermediate_size") or config.get("n_inner") or 4 * hidden),
-        layers=int(config.get("num_hidden_layers") or config.get("n_layer")), vocabulary=int(config["vocab_size"]),
-        context_length=int(config.get("max_position_embeddings") or config.get("n_positions") or 2048),
+        layers=int(layers), vocabulary=int(config["vocab_size"]),
+        context_length=_context_length(config),
         cores=hardware.usable_cores, available_bytes=hardware.available_bytes, dtype=hardware.dtype,
         flops_per_second=flops_per_second,
     )  # fmt: skip
+
+
+def context_length(folder: ModelFolder) -> int:
+    """Tokens the model was built for, from its config."""
+    return _context_length(_text_config(folder))
+
+
+def _text_config(folder: ModelFolder) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder.path / "config.json").read_text(encoding="utf-8"))
+    inner: dict[str, Any] = config.get("text_config", config)
+    return inner
+
+
+def _context_length(config: dict[str, Any]) -> int:
+    return int(config.get("max_position_embeddings") or config.get("n_positions") or 2048)
 
 
 def count_parameters(folder: ModelFolder) -> int:

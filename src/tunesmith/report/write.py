@@ -66,7 +66,7 @@ def write_report(run: Run) -> Json:
         "task": {"kind": task["kind"], "metric": task["metric"]},
         "data": {
             **{part: splits[part]["count"] for part in ("train", "validation", "test")},
-            "findings": data.get("findings", []),
+            "findings": [*data.get("findings", []), *plan.get("findings", [])],
             "rows": data.get("rows"),
             "accepted": data.get("accepted"),
             "rejected": data.get("rejected"),
