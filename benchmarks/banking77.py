@@ -3,11 +3,11 @@
     python benchmarks/banking77.py
 
 Reads banking77/train.csv and test.csv (text, category; Casanueva et al. 2020, CC BY 4.0) from the folder
-TUNESMITH_TEST_DATA, by default shared/data beside the repository. Our side is the whole path of ``tunesmith run`` with
-the candidates baseline and embedding. The plain side reads the files with csv and fits LogisticRegression on all
-training rows, C chosen on a tenth of them. The vectors are those of the same encoder. Also counted: test texts that stand
-in the training file as well. Exits with 1 if the two differ by more than a point or known overlaps are missed. Takes about
-five minutes on two cores.
+TUNESMITH_TEST_DATA, by default shared/data beside the repository. Our side is the whole path of ``tunesmith run``
+with the candidates baseline and embedding. The plain side reads the files with csv and fits LogisticRegression on all
+training rows, C chosen on a tenth of them. The vectors are those of the same encoder. Also counted: test texts that
+stand in the training file as well. Exits with 1 if the two differ by more than a point or known overlaps are missed.
+Takes about five minutes on two cores.
 """
 
 from __future__ import annotations
