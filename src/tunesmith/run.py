@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -138,7 +139,17 @@ class Run:
                 raise RunError(
                     f"{self.folder}: another process is writing this run. Wait for it, or use --out."
                 ) from error
+            self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        """Remove what a killed process had begun to write; nobody else writes while the lock is held."""
+        for place in ("", "splits/", "candidates/*/"):
+            for stale in list(self.folder.glob(f"{place}.*.{'[0-9a-f]' * 8}")):
+                if stale.is_dir():
+                    shutil.rmtree(stale, ignore_errors=True)
+                else:
+                    stale.unlink(missing_ok=True)
 
     # ── the sealed test split ────────────────────────────────────────────────────────────────────────────
     def count_test_look(self, who: str) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +119,8 @@ def _load_adapter(path: Path, origin: dict[str, Any]) -> LanguageModel:
     lm = _load_base(folder, origin)
     if not (path / "adapter_model.safetensors").is_file():
         raise NotFoundError(f"{path}: adapter_model.safetensors is missing. Train again, or copy the whole folder.")
-    lm.model = PeftModel.from_pretrained(lm.model, path, local_files_only=True).get_base_model().eval()
+    with peft_quiet():
+        lm.model = PeftModel.from_pretrained(lm.model, path, local_files_only=True).get_base_model().eval()
     return lm
 
 
@@ -177,6 +181,14 @@ def measure_parity(model: Any) -> bool:
     return all(
         bool(((a - b).abs().max() <= tolerance * a.abs().max()).item()) for a, b in zip(expected, found, strict=True)
     )
+
+
+@contextlib.contextmanager
+def peft_quiet() -> Iterator[None]:
+    """peft 0.21 asks transformers for a property by its old name, which warns; to go when it asks by the new one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        yield
 
 
 @functools.lru_cache(maxsize=1)

@@ -109,6 +109,7 @@ def choose_plan(config: Config, facts: Facts, model_name: str, findings: Sequenc
         }  # fmt: skip
     candidates = _candidates(config, facts, model_name, epochs, batch)
     _refuse_what_does_not_fit(config, facts, candidates)
+    findings = [*findings, *_over_budget(config, candidates)]
     detectable = minimum_detectable_effect(facts.test, DISCORDANCE)
     return Plan(facts, tuple(choices), tuple(candidates), loop, max_length, detectable, tuple(findings))
 
@@ -164,6 +165,15 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: float, batch:
         seconds += 2 * estimate.scoring_seconds(facts, 1, SCORED_TOKENS_QUICK)
     tokens = config.train.micro_batch_tokens
     return seconds, estimate.training_bytes(facts, method.kind, method, tokens, 256)
+
+
+def _over_budget(config: Config, candidates: list[dict[str, Any]]) -> list[Finding]:
+    minutes = sum(c["estimated_seconds"] for c in candidates) / 60
+    if config.budget.minutes is None or minutes <= config.budget.minutes:
+        return []
+    message = f"the run is estimated at {minutes:.0f} minutes, over the budget of {config.budget.minutes:g}."
+    fix = "Lower data.train_limit or train.epochs, or leave candidates out; or raise budget.minutes."
+    return [Finding("budget", "warning", 1, message, fix=fix)]
 
 
 def _refuse_what_does_not_fit(config: Config, facts: Facts, candidates: list[dict[str, Any]]) -> None:

@@ -13,7 +13,6 @@ same products with nothing kept that the backward pass does not need.
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch.nn.functional import linear
 
 from tunesmith.config import Lora
 from tunesmith.errors import ConfigError
+from tunesmith.model.load import peft_quiet
 from tunesmith.train.methods.method import Attached, Method
 
 
@@ -39,8 +39,7 @@ def attach(model: Any, settings: Lora) -> Attached:
         task_type="CAUSAL_LM",
     )  # fmt: skip
     try:
-        with warnings.catch_warnings():  # peft asks transformers for a property by its old name
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        with peft_quiet():
             peft_model = get_peft_model(model, config)
     except ValueError as error:
         raise ConfigError(f"method.target_modules: {error}") from error
