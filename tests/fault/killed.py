@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ def in_child(config: Path, folder: Path, point: list[Any] | None) -> int:
         try:
             tunesmith.run(tunesmith.read_config(config), folder, killer(point))
             code = 0
+        except Exception:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
