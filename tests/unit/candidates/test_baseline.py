@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tunesmith.candidates import FAMILIES, Context
+from tunesmith.config import parse_config
+from tunesmith.records import Example
+from tunesmith.tasks import build_task
+from tunesmith.workflow import silent
+
+
+@pytest.mark.parametrize(("labels", "expected"), [("aabbb", "b"), ("bbaa", "a"), ("aabb", "a")])
+def test_the_most_frequent_label_of_train_and_ties_do_not_depend_on_order(
+    tmp_path: Path, labels: str, expected: str
+) -> None:
+    config = parse_config({"task": "classification", "data": {"train": "x"}})
+    context = Context(config, build_task(config.task, ["a", "b"]), "m", {}, 64, silent)
+    candidate = FAMILIES["baseline"].build(context, "baseline/majority", tmp_path)
+    train = [Example(f"f:{i}", text=f"t{i}", label=label) for i, label in enumerate(labels)]
+    fit = candidate.fit(train, [])
+    assert fit.details["answer"] == expected
+    assert fit.details["share_of_train"] == labels.count(expected) / len(labels)
+    assert {p.prediction for p in candidate.predict(train)} == {expected}
+
+
+def test_each_family_names_its_candidates() -> None:
+    classification = parse_config({"task": "classification", "data": {"train": "x"}, "method": ["lora", "full"]})
+    generation = parse_config({"task": "generation", "data": {"train": "x"}})
+    ids = {name: family.ids(classification, "m") for name, family in FAMILIES.items()}
+    assert ids == {
+        "baseline": ["baseline/majority"],
+        "prompt": ["prompt/zero-shot", "prompt/few-shot"],
+        "embedding": ["embedding/minilm-l6"],
+        "tune": ["tune/m/lora", "tune/m/full"],
+    }
+    assert FAMILIES["embedding"].ids(generation, "m") == []
+    assert [name for name, family in FAMILIES.items() if not family.baseline] == ["tune"]

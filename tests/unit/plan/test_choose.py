@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from contract.test_methods import facts
+from tunesmith.config import Config, parse_config
+from tunesmith.errors import HardwareError
+from tunesmith.measures.uncertainty import minimum_detectable_effect
+from tunesmith.plan.choose import MOST_EPOCHS, WANTED_STEPS, choose_plan
+
+
+def config(**changes: Any) -> Config:
+    return parse_config({"task": "classification", "data": {"train": "x"}} | changes)
+
+
+def chosen(plan: Any) -> dict[str, Any]:
+    return {choice.setting: choice for choice in plan.choices}
+
+
+def test_what_is_left_open_is_chosen_with_a_reason() -> None:
+    plan = choose_plan(config(), facts(), "m")
+    choices = chosen(plan)
+    assert {"model", "train.epochs", "train.global_batch_size", "train.max_length", "learning_rate (lora)"} == set(
+        choices
+    )
+    assert all(choice.reason for choice in plan.choices)
+    assert choices["learning_rate (lora)"].source
+    assert plan.loop["lora"]["learning_rate"] == pytest.approx(choices["learning_rate (lora)"].value, rel=1e-2)
+    assert plan.max_length == 2048
+
+
+def test_what_the_user_set_is_kept_and_not_called_a_choice() -> None:
+    train = {"epochs": 1.5, "learning_rate": 1e-4, "global_batch_size": 4, "max_length": 99}
+    plan = choose_plan(config(model="m", train=train, method=["lora", "full"], seed=5), facts(), "m")
+    assert plan.choices == ()
+    for loop in plan.loop.values():
+        assert (loop["epochs"], loop["learning_rate"], loop["global_batch_size"], loop["seed"]) == (1.5, 1e-4, 4, 5)
+    assert plan.max_length == 99
+
+
+@pytest.mark.parametrize("train", [20, 300, 800, 1000, 5000])
+def test_epochs_reach_the_wanted_steps_within_bounds(train: int) -> None:
+    epochs = choose_plan(config(), facts(train=train), "m").loop["lora"]["epochs"]
+    per_epoch = -(-train // 16)
+    assert 1 <= epochs <= MOST_EPOCHS
+    assert epochs == MOST_EPOCHS or epochs * per_epoch >= WANTED_STEPS
+    assert epochs == 1 or (epochs - 1) * per_epoch < WANTED_STEPS
+
+
+def test_a_budget_means_fewer_epochs() -> None:
+    slow = facts(train=400, flops_per_second=2e9)
+    assert choose_plan(config(), slow, "m").loop["lora"]["epochs"] == 4
+    limited = choose_plan(config(budget={"minutes": 20}), slow, "m")
+    assert limited.loop["lora"]["epochs"] < 4
+    assert "20 minutes" in chosen(limited)["train.epochs"].reason
+
+
+def test_candidates_with_their_cost() -> None:
+    plan = choose_plan(config(method=["lora", "full"]), facts(), "m").to_json()
+    assert [c["id"] for c in plan["candidates"]] == [
+        "baseline/majority", "prompt/zero-shot", "prompt/few-shot", "embedding/minilm-l6", "tune/m/lora", "tune/m/full",
+    ]  # fmt: skip
+    cost = {c["id"]: c["estimated_seconds"] for c in plan["candidates"]}
+    assert cost["prompt/zero-shot"] < cost["prompt/few-shot"] < cost["tune/m/lora"] < cost["tune/m/full"]
+    assert plan["estimated_seconds"] == pytest.approx(sum(cost.values()))
+    memory = {c["id"]: c["estimated_memory_bytes"] for c in plan["candidates"]}
+    assert memory["tune/m/lora"] < memory["tune/m/full"]
+    effect = plan["minimum_detectable_effect"]
+    assert effect["n"] == 200
+    assert effect["points"] == pytest.approx(100 * minimum_detectable_effect(200, effect["discordance"]), abs=0.01)
+
+
+def test_what_does_not_fit_into_memory_is_refused_with_what_would() -> None:
+    with pytest.raises(HardwareError, match=r"tune/m/full needs about .* GiB, but 2\.0 GiB are free.*lora"):
+        choose_plan(config(method="full"), facts(available_bytes=2**31), "m")
