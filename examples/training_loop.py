@@ -1,4 +1,4 @@
-"""The training loop without abstractions: fine-tune on 256 headlines in about a minute on two cores.
+"""The training loop without abstractions: fine-tune on 212 questions in one to two minutes on two cores.
 
     python examples/training_loop.py
 
@@ -9,39 +9,34 @@ loss that is not finite. Read this one to learn; trust the other one, which the 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from tunesmith.config import Classification, Lora
 from tunesmith.data.read import read_examples
 from tunesmith.data.render import Renderer
-from tunesmith.data.split import limit_train, split_examples
+from tunesmith.data.split import split_examples
 from tunesmith.model.forward import hidden_states, summed_loss, token_losses
 from tunesmith.model.load import load_model
-from tunesmith.sources import resolve_file
 from tunesmith.tasks import build_task
 from tunesmith.train.batches import micro_batches, step_indices
 from tunesmith.train.methods import METHODS
 from tunesmith.train.optim import build_adamw, learning_rate_at
 
 MODEL = "smollm2-135m-instruct"
-DATA = "pypi:evals==3.0.1.post1/evals/registry/data/sarcasm/samples.jsonl"
-SEED, TRAIN, TEST, BATCH, STEPS = 0, 256, 100, 16, 16
+DATA = Path(__file__).with_name("questions.csv")
+SEED, BATCH, STEPS = 0, 8, 48
 TOKENS_AT_ONCE = 1024  # bounds memory; changes nothing else
 
 # ── data: rows → examples → splits by content, so that no text is in two of them ──────────────────────────
-path = resolve_file(DATA)
-rows = read_examples(path, "classification", name="headlines").examples
-split = split_examples(rows, seed=SEED, validation_size=64, test_size=TEST, stratify=True)
-train, validation, test = limit_train(split.train, TRAIN, stratify=True), split.validation, split.test
+rows = read_examples(DATA, "classification", text="question", label="topic").examples
+split = split_examples(rows, seed=SEED, validation_size=30, test_size=60, stratify=True)
+train, validation, test = split.train, split.validation, split.test
 
 # ── task: an example becomes a conversation whose last turn is the answer ─────────────────────────────────
-task = build_task(
-    Classification(
-        instruction="Decide whether the news headline is sarcastic or sincere. Answer with one word.",
-        labels={"0": "sincere", "1": "sarcastic"},
-    ),
-    labels=["0", "1"],
-)
+labels = sorted({example.label for example in train if example.label})
+task = build_task(Classification(), labels)  # the instruction is made from the labels
 
 # ── model: weights and tokenizer; the renderer turns conversations into tokens, and marks those that are learned ─
 lm = load_model(MODEL)
@@ -51,7 +46,7 @@ held_out = [renderer.render(task.messages(example), example.id) for example in v
 
 
 def accuracy() -> float:
-    """Share of the test headlines whose likeliest label is right."""
+    """Share of the test questions whose likeliest label is right."""
     lm.model.eval()
     predictions = task.predict(lm, renderer, test, "example")
     return sum(p.score for p in predictions) / len(predictions)
@@ -69,7 +64,7 @@ def validation_loss() -> float:
     return total / count
 
 
-print(f"before: accuracy {accuracy():.3f} on {len(test)} test headlines, validation loss {validation_loss():.3f}")
+print(f"before: accuracy {accuracy():.3f} on {len(test)} test questions, validation loss {validation_loss():.3f}")
 
 # ── method: which weights move, and how far a step goes ───────────────────────────────────────────────────
 torch.manual_seed(SEED)  # the adapter's first values
@@ -108,4 +103,4 @@ for step in range(STEPS):
     optimizer.zero_grad(set_to_none=True)
     print(f"step {step + 1:>2}/{STEPS}  loss {loss:.3f}  learning rate {rate:.1e}")
 
-print(f"after: accuracy {accuracy():.3f} on {len(test)} test headlines, validation loss {validation_loss():.3f}")
+print(f"after: accuracy {accuracy():.3f} on {len(test)} test questions, validation loss {validation_loss():.3f}")
