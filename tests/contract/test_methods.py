@@ -18,7 +18,7 @@ from tunesmith.train.loop import LoopSettings, mean_loss, train
 from tunesmith.train.methods import METHODS, Attached
 
 SETTINGS: dict[str, Any] = {"lora": Lora(rank=4), "full": Full()}
-LOOP = LoopSettings(epochs=80, learning_rate=1e-2, global_batch_size=8, patience=0, evals_per_epoch=1)
+LOOP = LoopSettings(epochs=40, learning_rate=1e-2, global_batch_size=8, patience=0, evals_per_epoch=1)
 IDS = torch.tensor([[7, 8, 9, 30, 31, 32, 33, 34]])
 
 
