@@ -144,7 +144,7 @@ class Run:
 
     def _sweep(self) -> None:
         """Remove what a killed process had begun to write; nobody else writes while the lock is held."""
-        for place in ("", "splits/", "candidates/*/"):
+        for place in ("", "splits/", "candidates/*/", "candidates/*/*/"):
             for stale in list(self.folder.glob(f"{place}.*.{'[0-9a-f]' * 8}")):
                 if stale.is_dir():
                     shutil.rmtree(stale, ignore_errors=True)
