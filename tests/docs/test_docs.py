@@ -91,3 +91,10 @@ def test_commands_in_pages_exist() -> None:
     for page in PAGES:
         for name in re.findall(r"(?:^\s*|[`$] ?)tunesmith ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE):
             assert name in COMMANDS, f"{page}: tunesmith {name}"
+
+
+@pytest.mark.parametrize("name", ["sarcasm", "own-csv"])
+def test_tutorial_shows_the_examples_as_they_are(name: str) -> None:
+    lines = (ROOT / "examples" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    settings = "\n".join(line for line in lines if not line.startswith("#"))
+    assert f"```yaml\n{settings}\n```" in (ROOT / "docs" / "tutorial" / "first-run.md").read_text(encoding="utf-8")
