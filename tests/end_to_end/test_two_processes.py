@@ -25,9 +25,6 @@ def start(folder: Path, processes: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, reason="on a CPU the loop's PartialState() does not join the processes: cpu=True is missing"
-)
 def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     for processes in (1, 2):
         start(tmp_path / str(processes), processes)

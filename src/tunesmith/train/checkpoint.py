@@ -24,6 +24,7 @@ from tunesmith.errors import RunError
 from tunesmith.run import disk_error
 
 MANIFEST = "manifest.json"
+FILES = {"trainable.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"}
 KEEP = 2  # besides the best one
 
 
@@ -35,13 +36,12 @@ def save_checkpoint(
     state: dict[str, Any],
 ) -> Path:
     """Write ``folder/step-NNNNNN``; returns it. ``state`` must be JSON; it is what the loop needs to go on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".tmp-*"):
-        shutil.rmtree(stale, ignore_errors=True)
     temporary = folder / f".tmp-{uuid.uuid4().hex[:8]}"
     final = folder / f"step-{step:06d}"
     try:
-        temporary.mkdir()
+        for stale in folder.glob(".tmp-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        temporary.mkdir(parents=True)
         save_file(
             {k: p.detach().contiguous() for k, p in _untied(trainable).items()},
             temporary / "trainable.safetensors",
@@ -71,7 +71,10 @@ def prune_checkpoints(folder: Path, best_step: int | None) -> None:
     for path in _folders(folder)[:-KEEP]:
         if best_step is None or path.name != f"step-{best_step:06d}":
             trash = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}")
-            path.rename(trash)
+            try:
+                path.rename(trash)
+            except OSError as error:
+                raise disk_error(error, path) from error
             shutil.rmtree(trash, ignore_errors=True)
 
 
@@ -94,6 +97,8 @@ def verify_checkpoint(path: Path) -> str | None:
         files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return f"{MANIFEST} is missing or unreadable"
+    if not isinstance(files, dict) or set(files) != FILES:
+        return f"{MANIFEST} does not list {', '.join(sorted(FILES))}"
     for name, expected in files.items():
         if not (path / name).is_file():
             return f"{name} is missing"

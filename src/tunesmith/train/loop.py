@@ -98,9 +98,9 @@ def train(
         TrainingError: If a loss or gradient is not finite; the last good checkpoint stays.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, once a checkpoint is saved.
     """
-    state = PartialState()
-    rank, ranks = state.process_index, state.num_processes
     device = next(iter(trainable.values())).device
+    state = PartialState(cpu=device.type == "cpu")
+    rank, ranks = state.process_index, state.num_processes
     total = steps_in(len(examples), settings.epochs, settings.global_batch_size)
     per_epoch = -(-len(examples) // settings.global_batch_size)
     every = max(1, min(per_epoch, total) // settings.evals_per_epoch)
@@ -112,7 +112,8 @@ def train(
         "step": 0, "best": math.inf, "best_step": 0, "first": math.inf, "last": math.inf, "waited": 0,
         "tokens": 0, "supervised_tokens": 0, "seconds": 0.0, "stopped_early": False,
     }  # fmt: skip
-    newest, notices = find_checkpoint(checkpoints)
+    with state.main_process_first():  # it sets damaged ones aside, then the others look
+        newest, notices = find_checkpoint(checkpoints)
     if newest is not None:
         done |= load_checkpoint(newest, trainable, optimizer)
         notices.append(f"resumed from step {done['step']} of {total}.")
@@ -190,6 +191,7 @@ def train(
             if stop.is_set():
                 raise KeyboardInterrupt
     best = checkpoints / f"step-{done['best_step']:06d}"
+    state.wait_for_everyone()  # the first process may still be writing it
     if done["best_step"] != done["step"]:
         load_weights(best, trainable)
     return TrainResult(

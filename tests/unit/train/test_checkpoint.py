@@ -67,14 +67,11 @@ def test_weights_of_another_method_are_refused(tmp_path: Path) -> None:
         load_weights(folder, {"w": torch.nn.Parameter(torch.zeros(2, 2)), "b": torch.nn.Parameter(torch.zeros(3))})
 
 
-INCOMPLETE = pytest.mark.xfail(strict=True, reason="a manifest that lists nothing is taken for whole")
-
-
 @pytest.mark.parametrize(
     "manifest",
     [
         "", "[]", "{}", '{"files": {"nothing": "0"}}',
-        pytest.param('{"files": 3}', marks=INCOMPLETE), pytest.param('{"files": {}}', marks=INCOMPLETE),
+        '{"files": 3}', '{"files": {}}',
     ],
 )  # fmt: skip
 def test_a_manifest_that_is_none_is_damage_not_a_crash(tmp_path: Path, manifest: str) -> None:
