@@ -102,7 +102,9 @@ class Train(Settings):
 
 
 class Budget(Settings):
-    minutes: float | None = Field(None, gt=0, description="Time the whole run may take; the plan keeps to it.")
+    minutes: float | None = Field(
+        None, gt=0, description="Time the run should take; bounds the epochs that are chosen."
+    )
 
 
 CandidateFamily = Literal["baseline", "prompt", "embedding", "tune"]
@@ -145,6 +147,11 @@ class Config(Settings):
     @classmethod
     def _yaml_reads_off_as_false(cls, value: Any) -> Any:
         return "off" if value is False else value
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _no_budget(cls, value: Any) -> Any:
+        return {} if value is None else value
 
     @field_validator("candidates", mode="before")
     @classmethod

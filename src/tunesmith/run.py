@@ -108,19 +108,21 @@ class Run:
         return next((folder for folder in folders if folder.is_dir()), None)
 
     def chosen_model(self) -> Path:
-        """The folder with the weights of the candidate that the verdict chose.
+        """The folder with the weights of the candidate that the verdict chose, or of the only one that has any.
 
         Raises:
-            NotFoundError: If there is no report, or the choice is no fine-tuned model; names those there are.
+            NotFoundError: If there is no report, or the choice is no fine-tuned model and there are several or none.
         """
         report = read_json(self.report_file)
         choice = report["verdict"]["choice"]
         found = self.saved_model(choice) if choice else None
         if found is None:
-            saved = [str(path) for c in report["candidates"] if (path := self.saved_model(c["id"]))]
+            saved = [path for c in report["candidates"] if (path := self.saved_model(c["id"]))]
+            if len(saved) == 1:
+                return saved[0]
             raise NotFoundError(
                 f"{self.folder}: its verdict is {choice or 'no candidate'}, which is no fine-tuned model. "
-                + (f"Name one of its models: {', '.join(saved)}." if saved else "It has no fine-tuned model.")
+                + (f"Name one of its models: {', '.join(map(str, saved))}." if saved else "It has no fine-tuned model.")
             )
         return found
 

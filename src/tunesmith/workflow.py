@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from tunesmith.candidates import FAMILIES, Candidate, Context, Fit
-from tunesmith.candidates.candidate import Listener
+from tunesmith.candidates.candidate import Listener, model_id
 from tunesmith.config import FORMAT_VERSION, Config, parse_config
 from tunesmith.data.prepare import prepare_data
 from tunesmith.errors import ConfigError, RunError, TunesmithError
@@ -40,6 +40,7 @@ from tunesmith.sources import resolve_model
 from tunesmith.tasks import Task, build_task
 
 SHOWN_PACKAGES = ("tunesmith", "torch", "transformers", "peft", "scikit-learn", "numpy")
+SLOWEST_CORE = 20e9  # FLOP/s in float32 of an AVX2 core at 1.5 GHz or so: less was measured, the machine was busy
 NOT_MEASURED = {part: {"status": "not_run", "reason": "not part of this version"} for part in ("bias", "memorization")}
 
 
@@ -221,7 +222,9 @@ def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task,
     render_all(Renderer(tokenizer, context), conversations["test"], "refuse")
     listener("plan: measuring this machine", 0, 0, {})
     counts = {name: len(examples) for name, examples in parts.items()}
-    facts = gather_facts(counts, len(task.labels), rendered, folder, detect(), measure_sgemm())
+    machine = detect()
+    rate = max(measure_sgemm(), SLOWEST_CORE * machine.usable_cores)
+    facts = gather_facts(counts, len(task.labels), rendered, folder, machine, rate)
     return choose_plan(config, facts, model_id(config.model or DEFAULT_MODEL), findings)
 
 
@@ -232,11 +235,6 @@ def plan_in_words(plan: dict[str, Any]) -> str:
         f"plan: {len(plan['candidates'])} candidates, about {plan['estimated_seconds'] / 60:.0f} minutes; "
         f"with {detectable['n']} test examples, differences of about {detectable['points']:.1f} points can be detected"
     )
-
-
-def model_id(name: str) -> str:
-    """How a model is called in candidates' ids: its name without place."""
-    return name.removeprefix("hf:").rstrip("/").rsplit("/", 1)[-1].split("#", 1)[0]
 
 
 # ── train and evaluate ───────────────────────────────────────────────────────────────────────────────────

@@ -58,3 +58,8 @@ class Family:
     baseline: bool
     reason: str
     build: Callable[[Context, str, Path], Candidate]
+
+
+def model_id(name: str) -> str:
+    """How a model is called in candidates' ids: its name without place."""
+    return name.removeprefix("hf:").rstrip("/").rsplit("/", 1)[-1].split("#", 1)[0]

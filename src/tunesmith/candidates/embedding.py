@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.candidates.candidate import Context, Family, Fit
+from tunesmith.candidates.candidate import Context, Family, Fit, model_id
 from tunesmith.config import Config
 from tunesmith.records import Example, Prediction
 
@@ -98,7 +98,7 @@ def fit_classifier(
 
 
 def _ids(config: Config, model: str) -> list[str]:
-    return [f"embedding/{config.encoder}"] if config.task.kind == "classification" else []
+    return [f"embedding/{model_id(config.encoder)}"] if config.task.kind == "classification" else []
 
 
 EMBEDDING = Family(

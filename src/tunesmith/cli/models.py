@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
+
+from tunesmith.cli.progress import Fetching
 
 
 @click.group("models")
@@ -96,7 +97,7 @@ def pull(names: tuple[str, ...]) -> None:
     ]
     if wrong:
         raise NotFoundError("\n".join(wrong))
-    with _Progress():
+    with Fetching():
         for name in names:
             if name in SUITES:
                 path = resolve_suite(name)
@@ -165,18 +166,3 @@ def _echo_table(rows: list[tuple[str, ...]]) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-class _Progress(logging.Handler):
-    """Shows on stderr what the sources log while something is fetched."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        click.echo(record.getMessage(), err=True)
-
-    def __enter__(self) -> None:
-        logger = logging.getLogger("tunesmith.sources")
-        logger.addHandler(self)
-        logger.setLevel(logging.INFO)
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("tunesmith.sources").removeHandler(self)

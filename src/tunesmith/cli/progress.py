@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tunesmith.candidates.candidate import Listener
+if TYPE_CHECKING:
+    from tunesmith.candidates.candidate import Listener
 
 PLAIN_EVERY = 15.0  # seconds between two lines of one stage where there is no terminal
 
 
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Listener]:
-    """A listener that shows what a run is doing, on stderr."""
+    """A listener that shows what a run is doing, on stderr, with what is fetched for it."""
     if quiet:
         yield lambda stage, done, total, values: None
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        with _bars() as listener:
+        with Fetching(), _bars() as listener:
             yield listener
     else:
-        yield _lines()
+        with Fetching():
+            yield _lines()
+
+
+class Fetching(logging.Handler):
+    """Shows on stderr what the sources log while something is fetched."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr, flush=True)  # noqa: T201
+
+    def __enter__(self) -> None:
+        logger = logging.getLogger("tunesmith.sources")
+        logger.addHandler(self)
+        logger.setLevel(logging.INFO)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("tunesmith.sources").removeHandler(self)
 
 
 @contextmanager
@@ -54,18 +72,19 @@ def _bars() -> Iterator[Listener]:
 
 
 def _lines() -> Listener:
-    state: dict[str, Any] = {"stage": "", "said": 0.0, "began": 0.0}
+    state: dict[str, Any] = {"stage": "", "said": 0.0, "began": 0.0, "first": 0.0}
 
     def listener(stage: str, done: float, total: float, values: dict[str, Any]) -> None:
         now = time.monotonic()
         new = stage != state["stage"]
         if new:
-            state.update(stage=stage, began=now)
+            state.update(stage=stage, began=now, first=done)
         if new or now - state["said"] >= PLAIN_EVERY or (total and done >= total):
             state["said"] = now
             left = ""
-            if total and 0 < done < total:
-                left = f", about {(now - state['began']) / done * (total - done):.0f} s left"
+            if state["first"] < done < total:
+                each = (now - state["began"]) / (done - state["first"])
+                left = f", about {each * (total - done):.0f} s left"
             shown = _shown(done, total, values)
             print(f"{stage}{': ' if shown else ''}{shown}{left}", file=sys.stderr, flush=True)  # noqa: T201
 

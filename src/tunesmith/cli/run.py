@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -52,5 +53,9 @@ def summary(report: dict[str, Any], folder: Path) -> str:
             f"{1000 * c['seconds_per_example']:>9.1f} ms  {c['peak_memory_bytes'] / 2**30:>4.1f} GiB"
         )
     verdict = report["verdict"]
-    lines += ["", verdict["reason"], verdict["would_change"], "", f"Report: {folder / 'report.html'}"]
+    words = [
+        textwrap.fill(verdict[part], 100, break_on_hyphens=False, break_long_words=False)
+        for part in ("reason", "would_change")
+    ]
+    lines += ["", *words, "", f"Report: {folder / 'report.html'}"]
     return "\n".join(line for line in lines if line is not None)

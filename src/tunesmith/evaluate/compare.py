@@ -43,6 +43,7 @@ METRIC_NAMES = {
 }
 COMPARABLE = ("accuracy", "macro_f1", "exact_match", "token_f1", "rouge_l")
 LEVEL = 0.05  # two-sided level of a test, after Holm's adjustment
+PRACTICAL_ITEMS = 100_000  # more test examples than this nobody labels
 COSTED_PREDICTIONS = 10_000  # their time is added to training time when candidates are ordered by cost
 # What a fine-tuned candidate must have been measured on: (verdicts that pass, verdicts that exclude it).
 # Overfitting excludes nothing: the weights kept are the best step's, and the test examples have judged them.
@@ -379,6 +380,11 @@ def _more_items(c: Comparison, margin: float) -> str:
     more = c.items_to_detect - c.n
     if more <= 0:
         return f"Fewer candidates: {points(abs(c.difference))} is too little to stand out among so many."
+    if more > PRACTICAL_ITEMS:
+        return (
+            f"Nothing practical: {c.a} and {c.b} differ by {points(abs(c.difference))} here, and detecting so small a "
+            f"difference would take more than {PRACTICAL_ITEMS:,} further test examples."
+        )
     return (
         f"About {_two_digits(more):,} more test examples would detect the observed difference of "
         f"{points(abs(c.difference))} between {c.a} and {c.b}, if it is real."

@@ -205,7 +205,7 @@ def forgetting(
         suites[name] = {
             "base": float(np.mean(before)), "tuned": float(np.mean(after)), "difference": difference.difference,
             "low": difference.low, "high": difference.high, "n": difference.n,
-            "unit": "nats per token (lower is better)" if is_text else "accuracy",
+            "unit": "nats per token, lower is better" if is_text else "accuracy",
         }  # fmt: skip
         loss = Interval(difference.difference, difference.low, difference.high, difference.n)
         verdicts.append(_verdict(loss, is_text))

@@ -168,7 +168,8 @@ def _cost(report: Json) -> list[tuple[int, str]]:
     }
     if choice not in costs or len(costs) < 2:
         return []
-    dearest = max(costs, key=costs.__getitem__)
+    tuned = [name for name in costs if is_tuned(name) and name != choice]
+    dearest = max(tuned or costs, key=costs.__getitem__)
     if dearest == choice or costs[choice] <= 0 or costs[dearest] < 1.5 * costs[choice]:
         return []
     times = costs[dearest] / costs[choice]

@@ -179,7 +179,7 @@ def memory(value: float | None) -> str:
         return "–"
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if value >= size:
-            return f"{value / size:.3g} {unit}"
+            return f"{value / size:.{0 if value >= 100 * size else 1}f} {unit}"
     return f"{value:.0f} B"
 
 

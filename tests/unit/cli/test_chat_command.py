@@ -131,6 +131,13 @@ def test_a_run_stands_for_the_model_it_chose_and_its_instruction(tmp_path: Path)
     turns = (Message("system", "Is it good?"), Message("user", "the day is good"))
     assert said["prompt_tokens"] == len(renderer.prompt(turns))
     write_json(run.report_file, report | {"verdict": report["verdict"] | {"choice": "baseline/majority"}})
+    only = call("chat", run.folder, "--message", "hi", "--json")
+    assert json.loads(only.out)["model"] == str(adapter)  # the only one that was fine-tuned
+    second = run.candidate("tune/tiny_llama/full") / "model"
+    second.mkdir(parents=True)
+    several = {"candidates": [*report["candidates"], {"id": "tune/tiny_llama/full"}]}
+    write_json(run.report_file, report | several | {"verdict": report["verdict"] | {"choice": "baseline/majority"}})
     refused = call("chat", run.folder, "--message", "hi")
     assert refused.code == 4
     assert str(adapter) in refused.err
+    assert str(second) in refused.err
