@@ -210,7 +210,9 @@ def main() -> None:
                     file=sys.stderr,
                 )
         results[workload] = summarise(workload, runs, statistics.median(rates))
-    write_result("train_speed", {"model": MODEL, "steps": arguments.steps, "workloads": results})
+    whole = arguments.workloads == list(WORKLOADS)
+    name = "train_speed" if whole else "train_speed_" + "_".join(arguments.workloads)
+    write_result(name, {"model": MODEL, "steps": arguments.steps, "workloads": results})
 
 
 def summarise(workload: str, runs: dict[str, list[dict[str, Any]]], sgemm: float) -> dict[str, Any]:
