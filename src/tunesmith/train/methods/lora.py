@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear as PeftLinear
-from torch.nn.functional import linear
 
 from tunesmith.config import Lora
 from tunesmith.errors import ConfigError
+from tunesmith.model.forward import frozen_linear
 from tunesmith.model.load import peft_quiet
 from tunesmith.train.methods.method import Attached, Method
 
@@ -107,7 +107,7 @@ class _LoraLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
         narrow = flat @ a.T  # (tokens, rank)
-        out = linear(flat, weight, bias).addmm_(narrow, b.T, alpha=scale)
+        out = frozen_linear(flat, weight, bias).addmm_(narrow, b.T, alpha=scale)
         ctx.save_for_backward(flat, narrow, weight, a, b)
         ctx.scale, ctx.shape = scale, x.shape
         return out.view(*x.shape[:-1], weight.shape[0])
@@ -119,7 +119,7 @@ class _LoraLinear(torch.autograd.Function):
         d_narrow = (d_flat @ b).mul_(ctx.scale)
         d_x = None
         if ctx.needs_input_grad[0]:
-            d_x = (d_flat @ weight).addmm_(d_narrow, a).view(ctx.shape)
+            d_x = frozen_linear(d_flat, weight.T, None).addmm_(d_narrow, a).view(ctx.shape)
         d_a = d_narrow.T @ flat
         d_b = (d_flat.T @ narrow).mul_(ctx.scale)
         return d_x, None, None, d_a, d_b, None
