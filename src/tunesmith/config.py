@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -31,7 +31,22 @@ class Classification(Settings):
     labels: dict[str, str] | None = Field(
         None, description="Words for the labels in the data, e.g. {'1': 'sarcastic', '0': 'sincere'}."
     )
+    by: Literal["likelihood", "head"] | None = Field(
+        None, description="Likelihood of the label's words, or a classification head; left out: what the model allows."
+    )
     metric: Literal["accuracy", "macro_f1"] = Field("accuracy", description="What candidates are compared by.")
+
+
+class MultiLabel(Settings):
+    kind: Literal["multi_label"] = "multi_label"
+    metric: Literal["micro_f1", "macro_f1_labels", "subset_accuracy"] = Field(
+        "micro_f1", description="What candidates are compared by."
+    )
+
+
+class Regression(Settings):
+    kind: Literal["regression"] = "regression"
+    metric: Literal["pearson", "spearman", "mae"] = Field("pearson", description="What candidates are compared by.")
 
 
 class Generation(Settings):
@@ -43,7 +58,33 @@ class Generation(Settings):
     max_new_tokens: int = Field(128, gt=0, le=8192, description="An answer longer than this is cut, and counted.")
 
 
-Task = Annotated[Classification | Generation, Field(discriminator="kind")]
+class Translation(Settings):
+    kind: Literal["translation"] = "translation"
+    instruction: str = Field("Translate the text.", description="What the model is told to do with each text.")
+    metric: Literal["chrf", "bleu"] = Field("chrf", description="What candidates are compared by.")
+    max_new_tokens: int = Field(128, gt=0, le=8192, description="A translation longer than this is cut, and counted.")
+
+
+class Preference(Settings):
+    kind: Literal["preference"] = "preference"
+    instruction: str | None = Field(None, description="System prompt for examples that bring none.")
+    beta: float = Field(0.1, gt=0, description="How strongly the model is held to the base; DPO's beta.")
+    metric: Literal["preference_accuracy"] = Field(
+        "preference_accuracy", description="Share of pairs whose chosen answer is likelier than the rejected one."
+    )
+
+
+class ImageText(Settings):
+    kind: Literal["image_text"] = "image_text"
+    instruction: str | None = Field(None, description="System prompt of every question.")
+    metric: Literal["exact_match", "token_f1"] = Field("exact_match", description="What candidates are compared by.")
+    max_new_tokens: int = Field(16, gt=0, le=8192, description="An answer longer than this is cut, and counted.")
+
+
+Task = Annotated[
+    Classification | MultiLabel | Regression | Generation | Translation | Preference | ImageText,
+    Field(discriminator="kind"),
+]
 
 
 # ── method: which weights move ───────────────────────────────────────────────────────────────────────────
@@ -59,7 +100,19 @@ class Full(Settings):
     kind: Literal["full"] = "full"
 
 
-Method = Annotated[Lora | Full, Field(discriminator="kind")]
+class Head(Settings):
+    kind: Literal["head"] = "head"
+
+
+class Gradual(Settings):
+    kind: Literal["gradual"] = "gradual"
+    decay: float = Field(2.6, ge=1, description="Each layer learns at this fraction of the rate of the one above it.")
+    unfreeze: float = Field(
+        0.5, ge=0, le=1, description="Share of the steps after which the lowest layer moves; 0: all at once."
+    )
+
+
+Method = Annotated[Lora | Full | Head | Gradual, Field(discriminator="kind")]
 
 
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -231,7 +284,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 def _sentence(error: Any) -> str:
     """One problem in words, with the nearest valid name for an unknown key."""
-    where = [str(part) for part in error["loc"] if str(part) not in _KINDS]
+    where = [str(part) for part in error["loc"] if str(part) not in _KIND_SETTINGS]
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
         names = _names_beside(list(error["loc"]))
@@ -249,16 +302,18 @@ def _sentence(error: Any) -> str:
     return f"'{key}' is {error['input']!r}: {error['msg']}."
 
 
-_KINDS = ("classification", "generation", "lora", "full")
-
-
 def _names_beside(location: list[Any]) -> list[str]:
     """The valid names in the group that an unknown key was written in."""
-    groups: dict[str, type[Settings]] = {
-        "data": Data, "train": Train, "budget": Budget,
-        "classification": Classification, "generation": Generation, "lora": Lora, "full": Full,
-    }  # fmt: skip
+    groups: dict[str, type[Settings]] = {"data": Data, "train": Train, "budget": Budget, **_KIND_SETTINGS}
     for part in reversed(location[:-1]):
         if part in groups:
             return list(groups[part].model_fields)
     return list(Config.model_fields)
+
+
+def _kinds(union: Any) -> dict[str, type[Settings]]:
+    """The members of a union of settings by their kind."""
+    return {member.model_fields["kind"].default: member for member in get_args(get_args(union)[0])}
+
+
+_KIND_SETTINGS: dict[str, type[Settings]] = {**_kinds(Task), **_kinds(Method)}
