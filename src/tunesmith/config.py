@@ -88,12 +88,37 @@ Task = Annotated[
 
 
 # ── method: which weights move ───────────────────────────────────────────────────────────────────────────
-class Lora(Settings):
-    kind: Literal["lora"] = "lora"
+class LowRank(Settings):
+    """What every method that trains a low-rank update can be told."""
+
     rank: int = Field(16, gt=0, le=512, description="Width of the low-rank update.")
     alpha: float = Field(32.0, gt=0, description="Scale; the update is multiplied by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped in training.")
     target_modules: tuple[str, ...] = Field((), description="Names of linear layers; empty: all but the head.")
+    rank_stabilised: bool = Field(False, description="Multiply by alpha / √rank instead (rsLoRA), for high ranks.")
+    dora: bool = Field(False, description="Train the length of each row of the weights apart (DoRA); slower.")
+
+
+class Lora(LowRank):
+    kind: Literal["lora"] = "lora"
+    init: Literal["default", "pissa"] = Field(
+        "default", description="How the update starts: at zero, or at the weights' largest directions (PiSSA)."
+    )
+
+    @model_validator(mode="after")
+    def _pissa_stands_alone(self) -> Lora:
+        problems = []
+        if self.init == "pissa" and self.dora:
+            problems.append("init: pissa does not go with dora; choose one of the two")
+        if self.init == "pissa" and self.dropout > 0:
+            problems.append(f"init: pissa needs dropout 0, got {self.dropout:g}; remove it")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class Qlora(LowRank):
+    kind: Literal["qlora"] = "qlora"
 
 
 class Full(Settings):
@@ -112,7 +137,7 @@ class Gradual(Settings):
     )
 
 
-Method = Annotated[Lora | Full | Head | Gradual, Field(discriminator="kind")]
+Method = Annotated[Lora | Qlora | Full | Head | Gradual, Field(discriminator="kind")]
 
 
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
