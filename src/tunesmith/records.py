@@ -10,6 +10,7 @@ from typing import Any, Literal
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = ("system", "user", "assistant", "tool")
 Severity = Literal["error", "warning", "info"]
+LABEL_SEPARATOR = "|"  # between the labels of a multi-label example, which are sorted; no label may hold it
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,14 @@ class Message:
 class Example:
     """One item of data.
 
-    A classification example has ``text`` and ``label``; any other has ``messages`` that end with the
-    assistant's answer. ``source`` is ``file:line``; ``group`` names what examples share (a document,
-    a customer), so that intervals treat them as one cluster and no group straddles a split.
+    One with labels has ``text`` and ``label``: a class, labels joined by ``LABEL_SEPARATOR`` ("" for none), or a
+    number as text. Any other has ``messages`` that end with the assistant's answer. ``source`` is ``file:line``;
+    ``group`` names what examples share (a document, a customer), so that intervals treat them as one cluster and
+    no group straddles a split.
+
+    Some have more: ``rejected`` is the worse answer's turns, where ``messages`` end with the better one; ``image``
+    the absolute path of an image file and ``image_hash`` the first 16 hexadecimal digits of its sha256;
+    ``columns`` the cells of a table's row (missing: None), of which ``text`` is the rendering.
     """
 
     source: str
@@ -35,17 +41,39 @@ class Example:
     text: str | None = None
     label: str | None = None
     group: str | None = None
+    rejected: tuple[Message, ...] = ()
+    image: str | None = None
+    columns: tuple[tuple[str, str | float | None], ...] = ()
+    image_hash: str | None = None
 
     @property
     def id(self) -> str:
         """Content hash, 16 hexadecimal digits: equal examples have equal ids wherever they stand."""
-        return content_hash([self.text, self.label, [[m.role, m.content, m.weight] for m in self.messages]])
+        held: list[Any] = [self.text, self.label, [[m.role, m.content, m.weight] for m in self.messages]]
+        more = self._shown_besides()
+        if self.rejected:
+            more["rejected"] = [[m.role, m.content] for m in self.rejected]
+        return content_hash([*held, more] if more else held)
 
     @property
     def prompt_key(self) -> str:
         """Hash of what the model is shown, without the answer: examples that agree here must not straddle splits."""
         shown = self.text if self.text is not None else [[m.role, m.content] for m in self.prompt]
-        return content_hash(shown)
+        more = self._shown_besides()
+        return content_hash([shown, more] if more else shown)
+
+    def _shown_besides(self) -> dict[str, Any]:
+        """Image and columns, where there are any.
+
+        An image stands for itself by its content: two files may share a name (``train/0.png``, ``test/0.png``) and
+        one picture may lie in two files, and where a data set was unpacked must not move its examples.
+        """
+        more: dict[str, Any] = {}
+        if self.image is not None:
+            more["image"] = self.image_hash or self.image
+        if self.columns:
+            more["columns"] = self.columns
+        return more
 
     @property
     def prompt(self) -> tuple[Message, ...]:

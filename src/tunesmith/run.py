@@ -219,16 +219,31 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
     write_table(path, [
         {"id": e.id, "source": e.source, "text": e.text, "label": e.label, "group": e.group,
-         "messages": json.dumps([asdict(m) for m in e.messages], ensure_ascii=False)}
+         "messages": _turns(e.messages), "rejected": _turns(e.rejected), "image": e.image,
+         "image_hash": e.image_hash, "columns": json.dumps(e.columns, ensure_ascii=False)}
         for e in examples
     ])  # fmt: skip
+
+
+def _turns(messages: tuple[Message, ...]) -> str:
+    return json.dumps([asdict(m) for m in messages], ensure_ascii=False)
 
 
 def read_examples(path: Path) -> tuple[Example, ...]:
     examples = []
     for row in read_table(path):
-        messages = tuple(Message(**m) for m in json.loads(row["messages"]))
-        example = Example(row["source"], messages, row["text"], row["label"], row["group"])
+        example = Example(
+            row["source"],
+            tuple(Message(**m) for m in json.loads(row["messages"])),
+            row["text"],
+            row["label"],
+            row["group"],
+            # splits written before there were these have no such columns
+            tuple(Message(**m) for m in json.loads(row.get("rejected") or "[]")),
+            row.get("image"),
+            tuple((name, value) for name, value in json.loads(row.get("columns") or "[]")),
+            row.get("image_hash"),
+        )
         if example.id != row["id"]:
             raise RunError(f"{path}: example {row['id']} was changed after the split. Start the run again.")
         examples.append(example)
