@@ -17,9 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.errors import EvaluationError
-from tunesmith.measures import metrics
+from tunesmith.evaluate.metrics import (
+    COMPARABLE,
+    METRICS,
+    bare_difference,
+    detectable_in_words,
+    difference_in_words,
+    gain,
+    in_words,
+    metric_values,
+    metric_words,
+    target_spread,
+)
 from tunesmith.measures.uncertainty import (
-    Statistic,
     bootstrap_interval,
     detectable_by_stderr,
     holm,
@@ -31,17 +41,6 @@ from tunesmith.measures.uncertainty import (
 )
 from tunesmith.records import Interval, Prediction
 
-# metric: its name in a sentence. For the first five, higher is better and candidates can be compared by them.
-METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "exact_match": "exact match",
-    "token_f1": "token F1",
-    "rouge_l": "ROUGE-L",
-    "nll": "negative log-likelihood",
-    "expected_calibration_error": "expected calibration error",
-}
-COMPARABLE = ("accuracy", "macro_f1", "exact_match", "token_f1", "rouge_l")
 LEVEL = 0.05  # two-sided level of a test, after Holm's adjustment
 PRACTICAL_ITEMS = 100_000  # more test examples than this nobody labels
 COSTED_PREDICTIONS = 10_000  # their time is added to training time when candidates are ordered by cost
@@ -79,9 +78,14 @@ class Comparison:
         """The same comparison seen from b."""
         return replace(self, a=self.b, b=self.a, difference=-self.difference, low=-self.high, high=-self.low)
 
+    @property
+    def gain(self) -> tuple[float, float, float]:
+        """How much better a is, with its interval: the difference, its sign turned where lower is better."""
+        return gain(self.difference, self.low, self.high, self.metric)
+
     def shows_more_than(self, margin: float) -> bool:
         """Whether a is better than b by more than a margin: by the interval and by the adjusted p-value."""
-        return self.low > margin and self.adjusted_p_value < LEVEL
+        return self.gain[1] > margin and self.adjusted_p_value < LEVEL
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -127,15 +131,15 @@ def metric_interval(predictions: Sequence[Prediction], metric: str, rng: np.rand
 
     Args:
         predictions: Of one candidate, at least one.
-        metric: A key of ``METRIC_NAMES``.
+        metric: A key of ``METRICS``.
         rng: Source of the resamples.
 
     Raises:
         EvaluationError: If there are no predictions, or they lack what the metric needs.
     """
-    values, statistic = _values(predictions, metric)
+    values, statistic = metric_values(predictions, metric)
     clusters = _clusters(predictions)
-    if statistic is None and clusters is None and _right_or_wrong(values):
+    if statistic is None and clusters is None and _right_or_wrong(values, metric):
         return wilson_interval(float(values.sum()), len(values))
     interval = bootstrap_interval(values, statistic, clusters, rng=rng)
     if statistic is None and clusters is not None and interval.value in (0.0, 1.0):
@@ -144,14 +148,6 @@ def metric_interval(predictions: Sequence[Prediction], metric: str, rng: np.rand
         bounds = wilson_interval(interval.value * groups, groups)
         return Interval(interval.value, bounds.low, bounds.high, interval.n)
     return interval
-
-
-def item_scores(predictions: Sequence[Prediction], metric: str) -> list[float]:
-    """Score of each prediction by a metric that is a mean over items; macro F1 counts as right or wrong."""
-    per_item = {"exact_match": metrics.exact_match, "token_f1": metrics.token_f1, "rouge_l": metrics.rouge_l}
-    if metric in per_item:
-        return [per_item[metric](p.prediction, p.target) for p in predictions]
-    return [float(p.prediction == p.target) for p in predictions]
 
 
 def candidate_cost(train_seconds: float | None, seconds_per_example: float | None) -> float:
@@ -198,11 +194,13 @@ def compare(a: Sequence[Prediction], b: Sequence[Prediction], metric: str, rng: 
             f"{names[0]} and {names[1]} were judged by different targets on {wrong} of {len(first)} test "
             "examples. A paired comparison needs the same ones. Evaluate both again on one split."
         )
-    values_a, statistic = _values(first, metric)
-    values_b, _ = _values(second, metric)
+    values_a, statistic = metric_values(first, metric)
+    values_b, _ = metric_values(second, metric)
     clusters = _clusters(first)
     paired = paired_bootstrap(values_a, values_b, clusters, statistic=statistic, rng=rng)
-    mcnemar_fits = statistic is None and clusters is None and all(map(_right_or_wrong, (values_a, values_b)))
+    mcnemar_fits = (
+        statistic is None and clusters is None and all(_right_or_wrong(v, metric) for v in (values_a, values_b))
+    )
     if mcnemar_fits:
         only_first, only_second = int(np.sum(values_a > values_b)), int(np.sum(values_b > values_a))
         discordance = (only_first + only_second) / paired.n
@@ -212,8 +210,10 @@ def compare(a: Sequence[Prediction], b: Sequence[Prediction], metric: str, rng: 
     else:
         p_value = paired.p_value
         # systems that never differed show no spread: fall back on what right-or-wrong items could show
-        detectable = detectable_by_stderr(paired.stderr) or minimum_detectable_effect(paired.groups, 0.0)
-        detectable = min(1.0, detectable)
+        known = METRICS[metric].span
+        span = target_spread(first) if known is None else known
+        detectable = detectable_by_stderr(paired.stderr) or span * minimum_detectable_effect(paired.groups, 0.0)
+        detectable = min(span, detectable) if known is not None else detectable
         needed = math.ceil(paired.n * (detectable / paired.difference) ** 2) if paired.difference else None
     return Comparison(
         *names, metric, paired.difference, paired.low, paired.high, p_value, paired.n, detectable,
@@ -252,7 +252,7 @@ def read_contender(evaluation: Mapping[str, Any], metric: str) -> Contender:
 
     A candidate that failed or lacks the metric is vetoed. A fine-tuned one (``tune/…``) is vetoed when a
     guardrail's verdict is harmful; a guardrail that was not run, or says a word unknown here, is unmeasured
-    and never counts as passed.
+    and never counts as passed. Forgetting that is ``not_applicable``, because the model writes no text, passes.
     """
     name = str(evaluation["id"])
     value = evaluation.get("metrics", {}).get(metric, {}).get("value")
@@ -262,10 +262,12 @@ def read_contender(evaluation: Mapping[str, Any], metric: str) -> Contender:
     if evaluation.get("status", "ok") != "ok":
         vetoes.append(f"it did not finish ({evaluation.get('reason') or evaluation['status']})")
     elif value is None:
-        vetoes.append(f"its {METRIC_NAMES.get(metric, metric)} was not measured")
+        vetoes.append(f"its {metric_words(metric)} was not measured")
     if name.startswith("tune/"):
         for guardrail, (passing, harmful) in GUARDRAILS.items():
             part = evaluation.get(guardrail) or {}
+            if guardrail == "forgetting" and part.get("status") == "not_applicable":
+                continue  # the model writes no text, so there is none to get worse
             said = None if part.get("status") == "not_run" else part.get("verdict")
             if said in harmful:
                 vetoes.append(f"its {guardrail} is {said}")
@@ -279,36 +281,37 @@ def read_contender(evaluation: Mapping[str, Any], metric: str) -> Contender:
 
 
 def choose(
-    contenders: Sequence[Contender], comparisons: Sequence[Comparison], *, metric: str, margin: float
+    contenders: Sequence[Contender], comparisons: Sequence[Comparison], *, metric: str, margin: float | None
 ) -> Verdict:
     """Choose the cheapest candidate that is not clearly worse than the best.
 
-    1. Vetoed candidates are out. The best is the one with the highest value among the rest.
+    1. Vetoed candidates are out. The best is the one with the best value among the rest.
     2. A candidate is *clearly worse* when the best's advantage over it has a 95 % interval wholly above
        ``margin`` and a Holm-adjusted p-value below 0.05. A difference counts only beyond the margin: one that
        is real but may be too small to matter does not pay for a costlier candidate.
     3. Of those not clearly worse, the cheapest is chosen: baselines first, then by ``cost_seconds``. If all
        others are clearly worse, this is the best itself, and it is the winner.
     4. The verdict is confident when the evidence separates the choice from every other candidate: each
-    cheaper
-       one is clearly worse than the best, each costlier one significantly worse than the choice; and when
-       every guardrail of the choice was measured.
+       cheaper one is clearly worse than the best, each costlier one significantly worse than the choice; and
+       when every guardrail of the choice was measured.
 
     Args:
         contenders: The candidates, each id once.
         comparisons: All pairs of the candidates that have predictions, as ``compare_all`` returns them.
         metric: What candidates are compared by.
-        margin: Smallest difference of the metric that matters in practice, in [0, 1).
+        margin: Smallest difference that matters in practice, in the metric's unit, at least 0; None: the metric's.
 
     Returns:
-        The verdict. Its reason is for a manager: the effect in points with its interval and the number of
-        test examples, or "no evidence of a difference (could detect ≥ x pt)".
+        The verdict. Its reason is for a manager: the effect with its interval and the number of test
+        examples, or "no evidence of a difference (could detect ≥ x pt)".
 
     Source:
         The one-standard-error rule (Breiman et al. 1984, "Classification and regression trees", section
         3.4.3) with the interval of the paired difference in place of the standard error.
     """
-    able = sorted((c for c in contenders if not c.vetoes), key=lambda c: -(c.value or 0.0))
+    margin = METRICS[metric].margin if margin is None else margin
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    able = sorted((c for c in contenders if not c.vetoes), key=lambda c: -sign * (c.value or 0.0))
     excluded = "".join(f" {c.id} is excluded: {' and '.join(c.vetoes)}." for c in contenders if c.vetoes)
     if not able:
         return Verdict(None, False, f"No candidate can be chosen.{excluded}", "A candidate that finishes.")
@@ -321,7 +324,7 @@ def choose(
     separated = [*cheaper_and_out, *(c for c in others if pairs[choice.id, c.id].shows_more_than(0.0))]
     undecided = [c for c in others if c not in separated]
     confident = bool(others) and not undecided and not choice.unmeasured
-    shown = f"{choice.id} ({METRIC_NAMES[metric]} {in_words(choice.value or 0.0, metric)})"
+    shown = f"{choice.id} ({metric_words(metric)} {in_words(choice.value or 0.0, metric)})"
     if not others:
         reason = f"Use {shown}, the only candidate that can be chosen: there is nothing to compare it with."
         change = "A second candidate to compare with."
@@ -345,49 +348,43 @@ def choose(
     return Verdict(choice.id, confident, reason + excluded, change)
 
 
-def in_words(value: float, metric: str) -> str:
-    """A metric's value as a sentence shows it: shares in percent, other scores as they are."""
-    return f"{100 * value:.1f} %" if metric in ("accuracy", "exact_match") else f"{value:.3f}"
-
-
 def _lead(c: Comparison) -> str:
     """How far a is ahead of b, for a manager."""
+    found, low, high = c.gain
     return (
-        f"{points(c.difference)} better than {c.b} (95 % interval {100 * c.low:.1f} to {100 * c.high:.1f}, "
-        f"{c.n:,} test examples)"
+        f"{difference_in_words(found, c.metric)} better than {c.b} (95 % interval {bare_difference(low, c.metric)} to "
+        f"{bare_difference(high, c.metric)}, {c.n:,} test examples)"
     )
-
-
-def points(difference: float) -> str:
-    """A difference in hundredths of the metric."""
-    return f"{100 * difference:.1f} points"
 
 
 def _advantage(c: Comparison, margin: float) -> str:
     """What is known of rival a's advantage over the choice b, when it does not decide."""
     if c.shows_more_than(0.0):
-        return f"{c.a} is {_lead(c)}, which is not shown to exceed the margin of {points(margin)} that matters"
-    detect = 100 * c.minimum_detectable_effect
-    return f"against {c.a}, no evidence of a difference (could detect ≥ {detect:.1f} pt) on {c.n:,} test examples"
+        needed = difference_in_words(margin, c.metric)
+        return f"{c.a} is {_lead(c)}, which is not shown to exceed the margin of {needed} that matters"
+    detect = detectable_in_words(c.minimum_detectable_effect, c.metric)
+    return f"against {c.a}, no evidence of a difference (could detect ≥ {detect}) on {c.n:,} test examples"
 
 
 def _more_items(c: Comparison, margin: float) -> str:
     """What would separate the choice b from its rival a."""
     if c.shows_more_than(0.0):
-        return f"A margin below {points(c.low)}: then the difference would count, and {c.a} would be chosen."
+        low = difference_in_words(c.gain[1], c.metric)
+        return f"A margin below {low}: then the difference would count, and {c.a} would be chosen."
     if c.items_to_detect is None:
         return f"Other test examples: on these, {c.a} and {c.b} score the same, so more like them may not help."
     more = c.items_to_detect - c.n
+    observed = difference_in_words(abs(c.difference), c.metric)
     if more <= 0:
-        return f"Fewer candidates: {points(abs(c.difference))} is too little to stand out among so many."
+        return f"Fewer candidates: {observed} is too little to stand out among so many."
     if more > PRACTICAL_ITEMS:
         return (
-            f"Nothing practical: {c.a} and {c.b} differ by {points(abs(c.difference))} here, and detecting so small a "
+            f"Nothing practical: {c.a} and {c.b} differ by {observed} here, and detecting so small a "
             f"difference would take more than {PRACTICAL_ITEMS:,} further test examples."
         )
     return (
         f"About {_two_digits(more):,} more test examples would detect the observed difference of "
-        f"{points(abs(c.difference))} between {c.a} and {c.b}, if it is real."
+        f"{observed} between {c.a} and {c.b}, if it is real."
     )
 
 
@@ -400,8 +397,9 @@ def _two_digits(number: int) -> int:
 def _what_reverses(c: Comparison, choice: Contender, runner_up: Contender) -> str:
     """What would make somebody choose otherwise although the evidence is clear."""
     if _by_cost(runner_up) < _by_cost(choice):
+        low = difference_in_words(c.gain[1], c.metric)
         return (
-            f"A margin of {points(c.low)} or more: then {runner_up.id}, which is cheaper, would be enough. "
+            f"A margin of {low} or more: then {runner_up.id}, which is cheaper, would be enough. "
             "So would test examples unlike these."
         )
     return f"Test examples unlike these: here {choice.id} is both the best and cheaper than the next best."
@@ -411,44 +409,13 @@ def _by_cost(c: Contender) -> tuple[bool, float, str]:
     return (not c.baseline, c.cost_seconds, c.id)
 
 
-# ── what the statistics take ─────────────────────────────────────────────────────────────────────────────
-def _values(predictions: Sequence[Prediction], metric: str) -> tuple[NDArray[Any], Statistic | None]:
-    """What a metric needs of each prediction, and how it is computed from that; None: the mean."""
-    if not predictions:
-        raise EvaluationError(f"no predictions: {metric} needs at least one. Evaluate the candidate first.")
-    if metric not in METRIC_NAMES:
-        raise EvaluationError(f"metric '{metric}': expected one of {', '.join(METRIC_NAMES)}. Choose one of them.")
-    if metric == "macro_f1":
-        codes = metrics.label_codes([p.prediction for p in predictions], [p.target for p in predictions])
-        return codes, metrics.macro_f1_statistic
-    if metric == "nll":
-        losses = [p.nll for p in predictions if p.nll is not None]
-        _check_all_have(losses, predictions, "likelihood")
-        return np.array(losses), None
-    if metric == "expected_calibration_error":
-        sure = [max(p.probabilities) for p in predictions if p.probabilities]
-        _check_all_have(sure, predictions, "probabilities")
-        right = [p.prediction == p.target for p in predictions]
-        return np.stack(
-            [np.clip(sure, 0, 1), np.array(right, dtype=float)], axis=1
-        ), metrics.calibration_error_statistic
-    return np.array(item_scores(predictions, metric)), None
-
-
-def _check_all_have(found: Sequence[float], predictions: Sequence[Prediction], what: str) -> None:
-    missing = len(predictions) - len(found)
-    if missing:
-        raise EvaluationError(
-            f"{predictions[0].candidate}: {missing} of {len(predictions)} predictions have no {what}. "
-            "Expected it for all. Leave this metric out for this candidate."
-        )
-
-
+# ── what the tests need to know ──────────────────────────────────────────────────────────────────────────
 def _clusters(predictions: Sequence[Prediction]) -> list[str] | None:
     """Cluster of each prediction, those without one by themselves; None where no two share one."""
     names = [f"example {i}" if p.cluster is None else f"cluster {p.cluster}" for i, p in enumerate(predictions)]
     return names if len(set(names)) < len(names) else None
 
 
-def _right_or_wrong(values: NDArray[Any]) -> bool:
-    return bool(np.all((values == 0) | (values == 1)))
+def _right_or_wrong(values: NDArray[Any], metric: str) -> bool:
+    """Whether each score is 0 or 1 and cannot leave [0, 1]."""
+    return METRICS[metric].span == 1.0 and bool(np.all((values == 0) | (values == 1)))

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import yaml
 
-from tunesmith.evaluate.compare import METRIC_NAMES, in_words
+from tunesmith.evaluate.metrics import METRICS, bare_difference, difference_in_words, in_words, metric_words
 from tunesmith.report import findings
-from tunesmith.report.html import memory, not_run, plain, seconds, signed_points
+from tunesmith.report.html import memory, not_run, plain, seconds
 
 Json = Mapping[str, Any]
 
@@ -71,22 +71,23 @@ def _metrics_table(candidate: Json) -> str:
     lines = ["| metric | value | 95 % interval | test examples |", "|---|---|---|---|"]
     for name, m in candidate.get("metrics", {}).items():
         value, low, high = (in_words(m[key], name) for key in ("value", "low", "high"))
-        lines.append(f"| {METRIC_NAMES.get(name, name)} | {value} | {low} to {high} | {m['n']:,} |")
+        lines.append(f"| {metric_words(name)} | {value} | {low} to {high} | {m['n']:,} |")
     return "\n".join(lines) + "\n"
 
 
 def _against_others(candidate: Json, report: Json) -> str:
     lines = []
+    metric = report["task"]["metric"]
     for other in report["candidates"]:
         found = findings.difference(report, candidate["id"], other["id"])
         if found:
-            interval = f"{signed_points(found['low'])} to {signed_points(found['high'])}"
-            gain = signed_points(found["difference"])
-            lines.append(f"- against {other['id']}: {gain} points (95 % interval {interval})")
+            low, high = (bare_difference(found[end], metric, signed=True) for end in ("low", "high"))
+            gained = difference_in_words(found["difference"], metric, signed=True)
+            lines.append(f"- against {other['id']}: {gained} (95 % interval {low} to {high})")
     if not lines:
         return ""
-    metric = METRIC_NAMES[report["task"]["metric"]]
-    return "\n".join([f"Differences in {metric}, on the same test examples:\n", *lines]) + "\n"
+    direction = "" if METRICS[metric].higher_is_better else " (lower is better)"
+    return "\n".join([f"Differences in {metric_words(metric)}{direction}, on the same test examples:\n", *lines]) + "\n"
 
 
 def _limits(candidate: Json, report: Json) -> str:
@@ -102,6 +103,8 @@ def _limits(candidate: Json, report: Json) -> str:
             f"- Forgetting, {suite}: base {s['base']:.3f}, tuned {s['tuned']:.3f}, "
             f"difference {s['difference']:+.3f} ({s['low']:+.3f} to {s['high']:+.3f}, n = {s['n']:,})."
         )
+    if forgetting.get("status") == "not_applicable":
+        lines.append(f"- Forgetting does not apply: {forgetting.get('reason', 'the model writes no text')}.")
     for _, part, reason in not_run({"candidates": [candidate]}):
         lines.append(f"- Not measured: {part}{f' ({reason})' if reason else ''}.")
     lines.append(

@@ -40,13 +40,13 @@ class Whisker(NamedTuple):
 
 
 def candidates_chart(rows: Sequence[Whisker], title: str) -> str:
-    """Dot and whisker of each candidate, the best on top, the choice highlighted.
+    """Dot and whisker of each candidate, in the order of the table, the choice highlighted.
 
     Args:
-        rows: One per candidate, at least one; values in [0, 1].
+        rows: One per candidate, at least one.
         title: What a screen reader says, and the name of the axis.
     """
-    ordered = sorted(rows, key=lambda r: -r.value)
+    ordered = sorted(rows, key=lambda r: r.key)
     top, step, left, right = 8, 44, 10, WIDTH - 10
     ticks = _ticks(min(r.low for r in rows), max(r.high for r in rows))
     x = _scale(ticks[0], ticks[-1], left, right)

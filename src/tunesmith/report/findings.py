@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith.evaluate.compare import LEVEL, METRIC_NAMES, candidate_cost
+from tunesmith.evaluate.compare import LEVEL, candidate_cost
+from tunesmith.evaluate.metrics import (
+    CORRELATIONS,
+    METRICS,
+    bare_difference,
+    detectable_in_words,
+    difference_in_words,
+    gain,
+    metric_words,
+)
 
 Json = Mapping[str, Any]
 
@@ -50,6 +59,7 @@ def key_findings(report: Json) -> list[str]:
         *_cost(report),
         *_data(report),
         *_test_set(report),
+        *_one_answer(report),
         *_failures(report),
     ]
     return [text for _, text in sorted(ranked, key=lambda pair: pair[0])]
@@ -71,7 +81,10 @@ def difference(report: Json, a: str, b: str) -> dict[str, Any] | None:
 
 def shows(comparison: Json | None) -> bool:
     """Whether a comparison shows that a is better than b."""
-    return comparison is not None and comparison["low"] > 0 and comparison["adjusted_p_value"] < LEVEL
+    if comparison is None:
+        return False
+    _, low, _ = gain(*(comparison[key] for key in ("difference", "low", "high", "metric")))
+    return low > 0 and comparison["adjusted_p_value"] < LEVEL
 
 
 def confused_pairs(matrix: Sequence[Sequence[int]], labels: Sequence[str], most: int) -> list[dict[str, Any]]:
@@ -92,8 +105,9 @@ def confused_pairs(matrix: Sequence[Sequence[int]], labels: Sequence[str], most:
 # ── each returns (rank, sentence); a smaller rank comes first ────────────────────────────────────────────
 def _worth_of_tuning(report: Json) -> list[tuple[int, str]]:
     metric = report["task"]["metric"]
+    sign = 1 if METRICS[metric].higher_is_better else -1
     values = {
-        c["id"]: c["metrics"][metric]["value"]
+        c["id"]: sign * c["metrics"][metric]["value"]
         for c in report["candidates"]
         if c.get("status") == "ok" and metric in c.get("metrics", {})
     }
@@ -105,15 +119,17 @@ def _worth_of_tuning(report: Json) -> list[tuple[int, str]]:
         comparison = difference(report, tuned, other) if tuned and other else None
         if comparison is None:
             continue
-        gain = f"{_points(comparison['difference'])} points of {METRIC_NAMES[metric]}"
-        interval = f"95 % interval {_points(comparison['low'])} to {_points(comparison['high'])}"
+        low, high = (bare_difference(comparison[end], metric, signed=True) for end in ("low", "high"))
+        gained = f"{difference_in_words(comparison['difference'], metric, signed=True)} of {metric_words(metric)}"
+        gained += "" if sign > 0 else ", of which less is better"
+        interval = f"95 % interval {low} to {high}"
         if shows(comparison) or shows(difference(report, str(other), str(tuned))):
-            text = f"The best fine-tuned candidate, {tuned}, against {other}: {gain} ({interval})."
+            text = f"The best fine-tuned candidate, {tuned}, against {other}: {gained} ({interval})."
         else:
-            detect = 100 * comparison["minimum_detectable_effect"]
+            detect = detectable_in_words(comparison["minimum_detectable_effect"], metric)
             text = (
                 f"The best fine-tuned candidate, {tuned}, against {other}: no evidence of a difference "
-                f"(could detect ≥ {detect:.1f} pt); observed {gain} ({interval})."
+                f"(could detect ≥ {detect}); observed {gained} ({interval})."
             )
         found.append((rank, text))
     return found
@@ -123,7 +139,7 @@ def _forgetting(report: Json) -> list[tuple[int, str]]:
     found = []
     for candidate in report["candidates"]:
         part = candidate.get("forgetting") or {}
-        if not is_tuned(candidate["id"]) or candidate.get("status") != "ok":
+        if not is_tuned(candidate["id"]) or candidate.get("status") != "ok" or part.get("status") == "not_applicable":
             continue
         if part.get("status") == "not_run" or "verdict" not in part:
             reason = part.get("reason") or "no result was stored"
@@ -197,6 +213,20 @@ def _test_set(report: Json) -> list[tuple[int, str]]:
     if looks > 1:
         found.append((9, f"Test results were looked at {looks} times; each look makes them a little less honest."))
     return found
+
+
+def _one_answer(report: Json) -> list[tuple[int, str]]:
+    """Correlations that are exactly 0, interval and all: they are not defined, since all predictions are equal."""
+    metric = report["task"]["metric"]
+    if METRICS[metric].statistic not in CORRELATIONS:
+        return []
+    return [
+        (7, f"{c['id']} answers always the same: its {metric_words(metric)} is not defined, and counts as 0.")
+        for c in report["candidates"]
+        if c.get("status") == "ok"
+        and (m := c.get("metrics", {}).get(metric))
+        and not any((m["low"], m["value"], m["high"]))
+    ]
 
 
 def _failures(report: Json) -> list[tuple[int, str]]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from tunesmith.evaluate.compare import METRIC_NAMES, candidate_cost, in_words
+from tunesmith.evaluate.compare import candidate_cost
+from tunesmith.evaluate.metrics import METRICS, bare_difference, difference_in_words, in_words
 from tunesmith.report import charts, findings
 
 LABELS_DRAWN = 20  # a confusion matrix with more labels is shown as its most confused pairs
@@ -77,11 +78,15 @@ def render_html(report: Json, evidence: Evidence) -> str:
     )
     environment.filters |= {
         "seconds": seconds, "memory": memory, "count": count, "short": short_count,
-        "points": signed_points, "score": score, "text": plain,
+        "score": score, "text": plain,
     }  # fmt: skip
-    template = environment.from_string((templates / "report.html").read_text(encoding="utf-8"))
     rows = candidate_rows(report)
-    metric = METRIC_NAMES[report["task"]["metric"]]
+    name = report["task"]["metric"]
+    judged_by = METRICS[name]
+    environment.filters["difference"] = lambda value: bare_difference(value, name, signed=True)
+    margin = report["settings"].get("margin")
+    metric = judged_by.words
+    template = environment.from_string((templates / "report.html").read_text(encoding="utf-8"))
     drawn = [row["whisker"] for row in rows if row["whisker"] is not None]
     labels, matrix = evidence.labels, evidence.confusion
     loss = {
@@ -96,6 +101,9 @@ def render_html(report: Json, evidence: Evidence) -> str:
         headline=findings.headline(report),
         findings=findings.key_findings(report),
         metric=metric,
+        unit=judged_by.unit.difference_sign.strip(),
+        higher_is_better=judged_by.higher_is_better,
+        margin=difference_in_words(judged_by.margin if margin is None else margin, name),
         rows=rows,
         zero_shot=any(row["id"] == "prompt/zero-shot" for row in rows),
         candidates_chart=Markup(charts.candidates_chart(drawn, metric)) if drawn else "",
@@ -116,7 +124,8 @@ def candidate_rows(report: Json) -> list[dict[str, Any]]:
     """One row of the table each, numbered as in the pictures: the best first, the unusable last."""
     metric, choice = report["task"]["metric"], report["verdict"]["choice"]
     measured = [c for c in report["candidates"] if c.get("status") == "ok" and metric in c.get("metrics", {})]
-    measured.sort(key=lambda c: -c["metrics"][metric]["value"])
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    measured.sort(key=lambda c: -sign * c["metrics"][metric]["value"])
     others = [c for c in report["candidates"] if c not in measured]
     rows = []
     for key, candidate in enumerate([*measured, *others], start=1):
@@ -192,11 +201,6 @@ def short_count(value: float) -> str:
     """A number of things in thousands, millions or billions."""
     unit, size = next(((u, s) for u, s in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if value >= s), ("", 1.0))
     return f"{value / size:.3g} {unit}".strip()
-
-
-def signed_points(value: float) -> str:
-    """A difference in hundredths of a metric."""
-    return f"{100 * value:+.1f}".replace("-", "−")
 
 
 def score(value: float | None) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 
 from tunesmith.config import FORMAT_VERSION
 from tunesmith.errors import EvaluationError, NotFoundError
-from tunesmith.evaluate.compare import LEVEL, compare, in_words, metric_interval
+from tunesmith.evaluate.compare import LEVEL, compare, metric_interval
+from tunesmith.evaluate.metrics import bare_difference, detectable_in_words, difference_in_words, gain, in_words
 from tunesmith.records import Prediction
 from tunesmith.run import Run, read_json, read_predictions
 
@@ -135,12 +136,18 @@ def _only(answers: Sequence[Prediction], shared: Counter[str]) -> list[Predictio
 
 def _sentence(c: Json) -> str:
     """What was found, first against second."""
-    interval = f"95 % interval {100 * c['low']:+.1f} to {100 * c['high']:+.1f}, p = {c['p_value']:.2g}"
-    observed = f"first − second {100 * c['difference']:+.1f} points ({interval}, {c['n']:,} shared test examples)"
+    metric = c["metric"]
+    low, high = (bare_difference(c[end], metric, signed=True) for end in ("low", "high"))
+    interval = f"95 % interval {low} to {high}, p = {c['p_value']:.2g}"
+    observed = (
+        f"first − second {difference_in_words(c['difference'], metric, signed=True)} "
+        f"({interval}, {c['n']:,} shared test examples)"
+    )
     if c["p_value"] < LEVEL and not c["low"] <= 0 <= c["high"]:
-        return f"The {'first' if c['difference'] > 0 else 'second'} is better: {observed}."
-    detect = 100 * c["minimum_detectable_effect"]
-    return f"no evidence of a difference (could detect ≥ {detect:.1f} pt): {observed}."
+        ahead = gain(c["difference"], c["low"], c["high"], metric)[0] > 0
+        return f"The {'first' if ahead else 'second'} is better: {observed}."
+    detect = detectable_in_words(c["minimum_detectable_effect"], metric)
+    return f"no evidence of a difference (could detect ≥ {detect}): {observed}."
 
 
 def _flat(settings: Any, prefix: str = "") -> Json:

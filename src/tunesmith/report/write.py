@@ -11,7 +11,8 @@ import numpy as np
 
 from tunesmith.config import FORMAT_VERSION
 from tunesmith.errors import RunError
-from tunesmith.evaluate.compare import choose, compare_all, item_scores, read_contender
+from tunesmith.evaluate.compare import choose, compare_all, read_contender
+from tunesmith.evaluate.metrics import METRICS, PERCENT, SHARE, item_scores
 from tunesmith.measures.metrics import confusion_matrix
 from tunesmith.measures.uncertainty import minimum_detectable_effect
 from tunesmith.records import Example, Prediction
@@ -47,7 +48,7 @@ def write_report(run: Run) -> Json:
     """
     settings, data, plan = run.settings(), read_json(run.data_file), read_json(run.plan_file)
     config = settings["config"]
-    task, margin = config["task"], config.get("margin", 0.01)
+    task, margin = config["task"], config.get("margin")
     candidates = _read_candidates(run, plan)
     predictions = {
         c["id"]: stored for c in candidates if c["status"] == "ok" and (stored := _read_predictions(run, c["id"]))
@@ -78,7 +79,7 @@ def write_report(run: Run) -> Json:
         "comparisons": [c.to_json() for c in comparisons],
         "verdict": verdict.to_json(),
         "test_looks": run.test_looks(),
-        "minimum_detectable_effect": _planned_effect(plan, splits["test"]["count"]),
+        "minimum_detectable_effect": _planned_effect(plan, splits["test"]["count"], task["metric"]),
         "plan": {"choices": plan.get("choices", []), "candidates": plan.get("candidates", [])},
         "settings": config,
         "command": settings.get("command"),
@@ -135,8 +136,10 @@ def _read_predictions(run: Run, candidate: str) -> list[Prediction]:
     return read_predictions(path) if path.is_file() else []
 
 
-def _planned_effect(plan: Json, test: int) -> Json:
-    """What the test split can show, from the plan's guess of how often candidates disagree."""
+def _planned_effect(plan: Json, test: int, metric: str) -> Json | None:
+    """What the test split can show of a share, from the plan's guess of how often candidates disagree."""
+    if METRICS[metric].unit not in (PERCENT, SHARE):
+        return None
     planned = plan.get("minimum_detectable_effect") or {}
     n, discordance = planned.get("n", test), planned.get("discordance", 0.15)
     return {"points": 100 * minimum_detectable_effect(n, discordance), "n": n, "discordance": discordance}

@@ -81,7 +81,7 @@ def test_calibration_and_likelihood_need_what_they_are_made_of():
     with pytest.raises(EvaluationError, match="have no probabilities"):
         metric_interval(plain, "expected_calibration_error", rng())
     with pytest.raises(EvaluationError, match="expected one of accuracy"):
-        metric_interval(plain, "bleu", rng())
+        metric_interval(plain, "perplexity", rng())
     with pytest.raises(EvaluationError, match="no predictions"):
         metric_interval([], "accuracy", rng())
     full = [replace(p, nll=0.5, probabilities=(0.9, 0.1)) for p in plain]
