@@ -5,7 +5,8 @@ from __future__ import annotations
 from tunesmith.train.methods.full import FULL
 from tunesmith.train.methods.lora import LORA
 from tunesmith.train.methods.method import Attached, Method
+from tunesmith.train.methods.qlora import QLORA
 
-METHODS: dict[str, Method] = {method.kind: method for method in (LORA, FULL)}
+METHODS: dict[str, Method] = {method.kind: method for method in (LORA, QLORA, FULL)}
 
 __all__ = ["METHODS", "Attached", "Method"]

@@ -36,6 +36,7 @@ class Method:
         learning_rate: (model type, hidden size) → (rate, where the rule comes from).
         trained_parameters: (model facts, settings) → number of parameters that move, before anything is loaded.
         flops_per_token: parameters → floating-point operations per trained token.
+        four_bit: Whether the frozen weights are loaded in 4 bits (see ``model.quantise``).
     """
 
     kind: str
@@ -43,3 +44,4 @@ class Method:
     learning_rate: Callable[[str, int], tuple[float, str]]
     trained_parameters: Callable[[int, int, int, Any], int]
     flops_per_token: Callable[[int], float]
+    four_bit: bool = False
