@@ -53,7 +53,8 @@ def check_model_folder(path: Path) -> None:
                 reasons.append(f"{name} has 'auto_map': it asks for code from the folder or the hub to be run")
             elif _INTERNAL.fullmatch(key):
                 reasons.append(f"{name} sets '{key}', which is private to transformers")
-    if not any((path / name).is_file() for name in _TOKENIZERS):
+    sees_only = (path / "preprocessor_config.json").is_file()  # an image encoder reads no text
+    if not sees_only and not any((path / name).is_file() for name in _TOKENIZERS):
         reasons.append(f"no tokenizer (one of {', '.join(_TOKENIZERS)})")
     if reasons:
         listed = "\n".join(f"  - {reason}" for reason in reasons)
