@@ -83,6 +83,7 @@ def ours(workload: str, steps: int) -> dict[str, Any]:
     from tunesmith.model.load import load_model
     from tunesmith.train.loop import LoopSettings, train
     from tunesmith.train.methods import METHODS
+    from tunesmith.train.objectives.causal import Causal
 
     torch.set_num_threads(2)
     batch = WORKLOADS[workload]
@@ -94,7 +95,16 @@ def ours(workload: str, steps: int) -> dict[str, Any]:
     reset_peak_memory()
     events: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        train(attached.model, attached.trainable, data, data[:1], settings, Path(folder), listener=events.append)
+        train(
+            attached.model,
+            attached.trainable,
+            Causal(lm.packed),
+            data,
+            data[:1],
+            settings,
+            Path(folder),
+            listener=events.append,
+        )
     return {
         "losses": [e["loss"] for e in events],
         "tokens_per_second": [e["tokens_per_second"] for e in events],
@@ -112,12 +122,12 @@ def trl(workload: str, steps: int) -> dict[str, Any]:
 
     from tunesmith.hardware import peak_memory_bytes, reset_peak_memory
     from tunesmith.sources import resolve_model
-    from tunesmith.train.batches import step_indices
+    from tunesmith.train.batches import Shuffled
     from tunesmith.train.optim import build_adamw, learning_rate_at
 
     batch = WORKLOADS[workload]
     data = examples(workload, batch * steps)
-    order = [int(i) for step in range(steps) for i in step_indices(len(data), batch, 0, step)]
+    order = [int(i) for step in range(steps) for i in Shuffled(len(data)).step(batch, 0, step)]
     rows = [{"input_ids": data[i].input_ids, "labels": data[i].labels} for i in order]
     model = build_model("sdpa")
     optimizer = build_adamw({n: p for n, p in model.named_parameters() if p.requires_grad}, 0.0)

@@ -20,7 +20,7 @@ from tunesmith.data.split import split_examples
 from tunesmith.model.forward import hidden_states, summed_loss, token_losses
 from tunesmith.model.load import load_model
 from tunesmith.tasks import build_task
-from tunesmith.train.batches import micro_batches, step_indices
+from tunesmith.train.batches import Shuffled, micro_batches
 from tunesmith.train.methods import METHODS
 from tunesmith.train.optim import build_adamw, learning_rate_at
 
@@ -48,7 +48,7 @@ held_out = [renderer.render(task.messages(example), example.id) for example in v
 def accuracy() -> float:
     """Share of the test questions whose likeliest label is right."""
     lm.model.eval()
-    predictions = task.predict(lm, renderer, test, "example")
+    predictions = task.predict(lm, test, "example")
     return sum(p.score for p in predictions) / len(predictions)
 
 
@@ -78,9 +78,11 @@ print(
     f"{attached.trainable_parameters:,} of {lm.parameters:,} parameters move; learning rate {peak_rate:.1e} ({source})"
 )
 
+order = Shuffled(len(learned))
+
 # ── the loop ──────────────────────────────────────────────────────────────────────────────────────────────
 for step in range(STEPS):
-    batch = [learned[i] for i in step_indices(len(learned), BATCH, SEED, step)]
+    batch = [learned[i] for i in order.step(BATCH, SEED, step)]
     answers = sum(label >= 0 for example in batch for label in example.labels)  # tokens that carry loss
 
     lm.model.train()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from tunesmith.config import Classification, Config, Data, Generation, parse_config
+from tunesmith.config import Config, Data, parse_config
 from tunesmith.config import Task as TaskSettings
 from tunesmith.errors import ConfigError, DataError, ModelError
 from tunesmith.evaluate.compare import choose, compare_all, read_contender
@@ -140,7 +140,6 @@ def evaluate(
         ConfigError: If neither the model nor a config says what the task is.
         DataError: If the file cannot be used, or has labels that the model does not know.
     """
-    from tunesmith.data.render import Renderer
     from tunesmith.model.load import load_model
 
     model = saved_model(model)
@@ -165,7 +164,7 @@ def evaluate(
     looks = {
         str(run.folder): run.count_test_look(f"evaluate {model} on {data}") for run in _looked_at(model, data, examples)
     }
-    predictions = task.predict(lm, Renderer(lm.tokenizer, lm.max_length), examples, model, (), progress)
+    predictions = task.predict(lm, examples, model, (), progress)
     if out is not None:
         write_predictions(out, predictions)
     return {
@@ -175,13 +174,15 @@ def evaluate(
     }  # fmt: skip
 
 
-def _task_of(lm: LanguageModel) -> Classification | Generation:
+def _task_of(lm: LanguageModel) -> TaskSettings:
     try:
-        stored: Classification | Generation = TypeAdapter(TaskSettings).validate_python(lm.origin["task"])
+        stored: TaskSettings = TypeAdapter(TaskSettings).validate_python(lm.origin["task"])
     except ValidationError as error:
         raise ModelError(
             f"{lm.folder.name}: its tunesmith.json holds a task that is not one. Train it again."
         ) from error
+    if "instruction" not in type(stored).model_fields:
+        return stored
     # what training read from the data stands in the model's own words
     return stored.model_copy(update={"instruction": lm.origin.get("instruction") or stored.instruction})
 
@@ -202,7 +203,7 @@ def _read(data: str, kind: str, layout: Data) -> tuple[Sequence[Example], str | 
 
 
 def _build_task(
-    settings: Classification | Generation,
+    settings: TaskSettings,
     lm: LanguageModel,
     examples: Sequence[Example],
     instruction: str | None,

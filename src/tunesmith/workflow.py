@@ -25,7 +25,7 @@ from tunesmith.evaluate.compare import metric_interval
 from tunesmith.hardware import detect, free_disk_bytes, measure_sgemm, peak_memory_bytes, reset_peak_memory
 from tunesmith.plan.choose import DEFAULT_MODEL, Plan, choose_plan
 from tunesmith.plan.facts import context_length, gather_facts
-from tunesmith.records import Example, Prediction, Split
+from tunesmith.records import Example, Finding, Prediction, Split
 from tunesmith.report.write import write_report
 from tunesmith.run import (
     Run,
@@ -205,27 +205,50 @@ def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task,
 
     Every example is rendered, so that what cannot be trained or asked is refused before anything is computed.
     """
-    from transformers import AutoTokenizer
-
-    from tunesmith.data.render import Renderer, render_all
+    from tunesmith.model.architecture import architecture
+    from tunesmith.model.load import load_tokenizer
+    from tunesmith.train.objectives import OBJECTIVES, EncodeSettings
 
     listener("plan: model", 0, 0, {})
     folder = resolve_model(config.model or DEFAULT_MODEL)
-    tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True)
+    kind_of_model = architecture(folder)
+    interfaces = _interfaces(config, task, kind_of_model)
     listener("plan: counting tokens", 0, 0, {})
     context = context_length(folder)
-    learned = Renderer(tokenizer, config.train.max_length or context, config.train.train_on)
-    conversations = {name: [(e.source, task.messages(e)) for e in part] for name, part in parts.items()}
-    rendered, findings = render_all(learned, conversations["train"], config.data.overlong)
-    findings += render_all(learned, conversations["validation"], config.data.overlong)[1]
-    # nothing is cut from a test example or left out: it need only fit into the model
-    render_all(Renderer(tokenizer, context), conversations["test"], "refuse")
+    learned = EncodeSettings(config.train.max_length or context, config.train.train_on, config.data.overlong)
+    findings: list[Finding] = []
+    for name in interfaces:
+        tokenizer = load_tokenizer(folder, kind_of_model)
+        items, found = OBJECTIVES[name].encode(task, tokenizer, parts["train"], learned)
+        findings += found + OBJECTIVES[name].encode(task, tokenizer, parts["validation"], learned)[1]
+        # nothing is cut from a test example or left out: it need only fit into the model
+        OBJECTIVES[name].encode(task, tokenizer, parts["test"], EncodeSettings(context))
     listener("plan: measuring this machine", 0, 0, {})
     counts = {name: len(examples) for name, examples in parts.items()}
     machine = detect()
     rate = max(measure_sgemm(), SLOWEST_CORE * machine.usable_cores)
-    facts = gather_facts(counts, len(task.labels), rendered, folder, machine, rate)
+    facts = gather_facts(
+        counts, len(task.labels), items, OBJECTIVES[name].prefix(items), folder, kind_of_model, machine, rate
+    )
     return choose_plan(config, facts, model_id(config.model or DEFAULT_MODEL), findings)
+
+
+def _interfaces(config: Config, task: Task, architecture: str) -> list[str]:
+    """How the model will be used: by each method, or by prompts alone.
+
+    Raises:
+        ConfigError: If a method does not fit the task on this model; all of them in one message.
+    """
+    kinds = [method.kind for method in config.method] if "tune" in config.candidates else ["lora"]
+    found, problems = [], []
+    for kind in kinds:
+        try:
+            found.append(task.interface(architecture, kind))
+        except ConfigError as error:
+            problems.append(f"method {kind}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return list(dict.fromkeys(found))
 
 
 def plan_in_words(plan: dict[str, Any]) -> str:

@@ -95,17 +95,17 @@ def test_predictions_come_in_order_whatever_the_batch_and_the_order(
 
     task, examples = case
     renderer = Renderer(lm.tokenizer, lm.max_length)
-    expected = task.predict(lm, renderer, examples, "c")
+    expected = task.predict(lm, examples, "c")
     assert [p.example_id for p in expected] == [e.id for e in examples]
     assert [p.target for p in expected] == [e.answer for e in examples]
     assert all(p.candidate == "c" and p.seconds > 0 for p in expected)
-    turned = task.predict(lm, renderer, examples[::-1], "c")[::-1]
+    turned = task.predict(lm, examples[::-1], "c")[::-1]
     assert timeless(turned) == timeless(expected)
     monkeypatch.setattr(score, "SCORE_TOKENS", 1)
     monkeypatch.setattr(generate, "BATCH_TOKENS", 1)
     monkeypatch.setattr(classification, "BLOCK", 3)
     told: list[int] = []
-    alone = task.predict(lm, renderer, examples, "c", (), told.append)
+    alone = task.predict(lm, examples, "c", (), told.append)
     assert timeless(alone) == timeless(expected)
     assert sum(told) == len(examples)
 
@@ -124,7 +124,7 @@ def test_label_likelihoods_equal_a_forward_pass_for_each_label(lm: LanguageModel
     task = build_task(settings, labels)
     renderer = Renderer(lm.tokenizer, lm.max_length)
     shown = tuple(examples[10 : 10 + shots])
-    found = task.predict(lm, renderer, examples[:8], "c", shown)
+    found = task.predict(lm, examples[:8], "c", shown)
     lm.model.set_attn_implementation("sdpa")
     for example, prediction in zip(examples, found, strict=False):
         means = []
@@ -148,7 +148,7 @@ def test_generation_equals_greedy_decoding_one_token_and_one_example_at_a_time(l
     settings, examples, _ = CASES["generation"]
     task = build_task(settings, ())
     renderer = Renderer(lm.tokenizer, lm.max_length)
-    found = task.predict(lm, renderer, examples, "c")
+    found = task.predict(lm, examples, "c")
     ends = end_tokens(lm)
     lm.model.set_attn_implementation("sdpa")
     for example, prediction in zip(examples, found, strict=True):

@@ -19,6 +19,7 @@ from tunesmith.config import Lora
 from tunesmith.data.render import IGNORE_INDEX, Rendered
 from tunesmith.train.loop import LoopSettings, train
 from tunesmith.train.methods import METHODS
+from tunesmith.train.objectives.causal import Causal
 
 TINY = Path(__file__).parents[1] / "assets" / "tiny_llama"
 
@@ -42,10 +43,19 @@ def main(folder: Path) -> None:
     attached = METHODS["lora"].attach(model, Lora(rank=4))
     start = {name: p.detach().clone() for name, p in attached.trainable.items()}
     # 13 examples in steps of 4: the last step of an epoch has one, so a rank goes without
-    settings = LoopSettings(epochs=3, learning_rate=3e-3, global_batch_size=4, patience=0, micro_batch_tokens=24)
+    settings = LoopSettings(epochs=3, learning_rate=3e-3, global_batch_size=4, patience=0)
     events: list[dict[str, Any]] = []
     data = examples(13)
-    train(attached.model, attached.trainable, data, data[:4], settings, folder, listener=events.append)
+    train(
+        attached.model,
+        attached.trainable,
+        Causal(micro_batch_tokens=24),
+        data,
+        data[:4],
+        settings,
+        folder,
+        listener=events.append,
+    )
     state = PartialState()
     save_file(
         {n: p.detach().contiguous() for n, p in attached.trainable.items()},

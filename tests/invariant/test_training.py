@@ -16,14 +16,17 @@ from tunesmith.config import Full, Lora
 from tunesmith.data.render import IGNORE_INDEX, Rendered
 from tunesmith.errors import TrainingError
 from tunesmith.train import loop
-from tunesmith.train.batches import step_indices, steps_in
+from tunesmith.train.batches import Shuffled, steps_in
 from tunesmith.train.checkpoint import find_checkpoint
 from tunesmith.train.events import read_metrics
 from tunesmith.train.loop import LoopSettings, train
 from tunesmith.train.methods import METHODS, Attached
+from tunesmith.train.objectives import causal
+from tunesmith.train.objectives.causal import Causal
 from tunesmith.train.optim import learning_rate_at
 
-SETTINGS = LoopSettings(epochs=2, learning_rate=3e-3, global_batch_size=4, patience=0, micro_batch_tokens=40)
+SETTINGS = LoopSettings(epochs=2, learning_rate=3e-3, global_batch_size=4, patience=0)
+OBJECTIVE = Causal(micro_batch_tokens=40)
 
 
 def examples(n: int, seed: int = 0) -> list[Rendered]:
@@ -56,7 +59,7 @@ def test_our_loop_equals_a_plain_padded_loop(tiny_model_path: Path, tmp_path: Pa
     data = examples(10)
     ours = load(tiny_model_path, method)
     events: list[dict[str, Any]] = []
-    train(ours.model, ours.trainable, data, data[:4], SETTINGS, tmp_path, listener=events.append)
+    train(ours.model, ours.trainable, OBJECTIVE, data, data[:4], SETTINGS, tmp_path, listener=events.append)
 
     plain = load(tiny_model_path, method)
     plain.model.set_attn_implementation("sdpa")
@@ -64,7 +67,7 @@ def test_our_loop_equals_a_plain_padded_loop(tiny_model_path: Path, tmp_path: Pa
     total = steps_in(len(data), 2, 4)
     best, best_loss = weights(plain), float("inf")
     for step in range(total):
-        batch = [data[i] for i in step_indices(len(data), 4, 0, step)]
+        batch = [data[i] for i in Shuffled(len(data)).step(4, 0, step)]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, total, 3e-3, 0.05, "cosine")
         optimizer.zero_grad()
@@ -110,9 +113,9 @@ def padded_loss(model: Any, batch: list[Rendered]) -> torch.Tensor:
 def test_how_a_step_is_computed_does_not_change_it(tiny_model_path: Path, tmp_path: Path, change: Any) -> None:
     data = examples(16)
     results = []
-    for folder, settings in (("a", SETTINGS), ("b", dataclasses.replace(SETTINGS, **change))):
+    for folder, objective in (("a", OBJECTIVE), ("b", dataclasses.replace(OBJECTIVE, **change))):
         attached = load(tiny_model_path, "lora")
-        train(attached.model, attached.trainable, data, data[:4], settings, tmp_path / folder)
+        train(attached.model, attached.trainable, objective, data, data[:4], SETTINGS, tmp_path / folder)
         results.append(weights(attached))
     assert_same_update(results[1], results[0], weights(load(tiny_model_path, "lora")))
 
@@ -123,7 +126,8 @@ def test_the_padded_path_trains_the_same_model(tiny_model_path: Path, tmp_path: 
     for packed in (True, False):
         attached = load(tiny_model_path, "lora")
         attached.model.set_attn_implementation("tunesmith" if packed else "sdpa")
-        train(attached.model, attached.trainable, data, data[:4], SETTINGS, tmp_path / str(packed), packed=packed)
+        objective = Causal(packed, micro_batch_tokens=40)
+        train(attached.model, attached.trainable, objective, data, data[:4], SETTINGS, tmp_path / str(packed))
         results.append(weights(attached))
     assert_same_update(results[1], results[0], weights(load(tiny_model_path, "lora")))
 
@@ -146,7 +150,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
         return METHODS["lora"].attach(model, Lora(rank=4, dropout=dropout))
 
     whole = attached()
-    train(whole.model, whole.trainable, data, data[:4], SETTINGS, tmp_path / "whole")
+    train(whole.model, whole.trainable, OBJECTIVE, data, data[:4], SETTINGS, tmp_path / "whole")
 
     def kill(event: dict[str, Any]) -> None:
         if event["step"] == stop_at:
@@ -154,10 +158,10 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
 
     broken = attached()
     with pytest.raises(Stop):
-        train(broken.model, broken.trainable, data, data[:4], SETTINGS, tmp_path / "broken", listener=kill)
+        train(broken.model, broken.trainable, OBJECTIVE, data, data[:4], SETTINGS, tmp_path / "broken", listener=kill)
     torch.manual_seed(999)
     again = attached()
-    result = train(again.model, again.trainable, data, data[:4], SETTINGS, tmp_path / "broken")
+    result = train(again.model, again.trainable, OBJECTIVE, data, data[:4], SETTINGS, tmp_path / "broken")
     assert any("resumed" in notice for notice in result.notices)
     for name, parameter in again.trainable.items():
         assert torch.equal(parameter, whole.trainable[name]), name
@@ -179,7 +183,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
 ) -> None:
     data = examples(8)
     attached = load(tiny_model_path, "lora")
-    train(attached.model, attached.trainable, data, data[:4], SETTINGS, tmp_path)
+    train(attached.model, attached.trainable, OBJECTIVE, data, data[:4], SETTINGS, tmp_path)
     checkpoints = tmp_path / "checkpoints"
     newest = sorted(checkpoints.glob("step-*"))[-1]
     victim = newest / file
@@ -196,7 +200,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
     assert found.name < newest.name
     assert newest.name in problems[0]
     assert not newest.exists()
-    result = train(attached.model, attached.trainable, data, data[:4], SETTINGS, tmp_path)
+    result = train(attached.model, attached.trainable, OBJECTIVE, data, data[:4], SETTINGS, tmp_path)
     assert any("resumed" in notice for notice in result.notices)
 
 
@@ -204,17 +208,17 @@ def test_training_stops_at_the_first_loss_that_is_not_finite(
     tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = itertools.count()
-    real = loop.summed_loss
+    real = causal.summed_loss
 
     def poisoned(*arguments: Any) -> torch.Tensor:
         return real(*arguments) * (float("nan") if next(calls) >= 3 else 1.0)
 
-    monkeypatch.setattr(loop, "summed_loss", poisoned)
+    monkeypatch.setattr(causal, "summed_loss", poisoned)
     attached = load(tiny_model_path, "lora")
-    settings = dataclasses.replace(SETTINGS, micro_batch_tokens=4096)
+    objective = Causal(micro_batch_tokens=4096)
     data = examples(8)
     with pytest.raises(TrainingError, match=r"step 4: the loss is nan.*learning rate"):
-        train(attached.model, attached.trainable, data, data[:4], settings, tmp_path)
+        train(attached.model, attached.trainable, objective, data, data[:4], SETTINGS, tmp_path)
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
     found, problems = find_checkpoint(tmp_path / "checkpoints")
     assert found is not None and not problems
@@ -225,10 +229,11 @@ def test_early_stopping_restores_the_best_weights(tiny_model_path: Path, tmp_pat
     data, other = examples(8), examples(4, seed=5)
     settings = dataclasses.replace(SETTINGS, epochs=40, learning_rate=2e-2, patience=3)
     attached = load(tiny_model_path, "full")
-    result = train(attached.model, attached.trainable, data, other, settings, tmp_path)
+    result = train(attached.model, attached.trainable, OBJECTIVE, data, other, settings, tmp_path)
     assert result.stopped_early
     assert result.best_step < result.last_step < 80
-    restored = loop.mean_loss(attached.model, other, settings, True)
+    sums, units = loop.losses_and_units(attached.model, OBJECTIVE, other)
+    restored = float(sums.sum() / units.sum())
     assert restored == pytest.approx(result.best_validation_loss, rel=1e-9)
     assert result.last_validation_loss > result.best_validation_loss
 
@@ -238,7 +243,7 @@ def test_merged_adapter_gives_the_adapters_logits(tiny_model_path: Path, tmp_pat
 
     data = examples(8)
     attached = load(tiny_model_path, "lora")
-    train(attached.model, attached.trainable, data, data[:4], SETTINGS, tmp_path)
+    train(attached.model, attached.trainable, OBJECTIVE, data, data[:4], SETTINGS, tmp_path)
     attached.save(tmp_path / "adapter")
     base = AutoModelForCausalLM.from_pretrained(tiny_model_path, attn_implementation="sdpa").eval()
     ids = torch.tensor([data[0].input_ids])
@@ -257,7 +262,7 @@ def test_merged_adapter_gives_the_adapters_logits(tiny_model_path: Path, tmp_pat
 
 def test_every_epoch_sees_every_example_once() -> None:
     for epoch in range(3):
-        seen = [i for step in range(3) for i in step_indices(10, 4, 7, epoch * 3 + step).tolist()]
+        seen = [i for step in range(3) for i in Shuffled(10).step(4, 7, epoch * 3 + step).tolist()]
         assert sorted(seen) == list(range(10))
     assert steps_in(10, 2, 4) == 6
     assert steps_in(10, 0.5, 4) == 2

@@ -31,7 +31,7 @@ class Majority:
 
 BASELINE = Family(
     name="baseline",
-    ids=lambda config, model: ["baseline/majority"],
+    ids=lambda config, model, architecture: ["baseline/majority"],
     baseline=True,
     reason="what any candidate must beat: always the most frequent answer",
     build=Majority,

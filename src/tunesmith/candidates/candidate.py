@@ -50,11 +50,12 @@ class Candidate(Protocol):
 class Family:
     """A row of the table of candidates: which ids a config asks for, and how one is built.
 
-    ``build`` takes the context, the candidate's id and its folder.
+    ``ids`` takes the config, the model's name in ids and its architecture; ``build`` the context, the candidate's id
+    and its folder.
     """
 
     name: str
-    ids: Callable[[Config, str], list[str]]
+    ids: Callable[[Config, str, str], list[str]]
     baseline: bool
     reason: str
     build: Callable[[Context, str, Path], Candidate]

@@ -97,7 +97,7 @@ def fit_classifier(
     return fitted[best], C_GRID[best], tried
 
 
-def _ids(config: Config, model: str) -> list[str]:
+def _ids(config: Config, model: str, architecture: str) -> list[str]:
     return [f"embedding/{model_id(config.encoder)}"] if config.task.kind == "classification" else []
 
 

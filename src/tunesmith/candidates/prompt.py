@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tunesmith.candidates.candidate import Context, Family, Fit
+from tunesmith.config import Config
 from tunesmith.errors import EvaluationError
 from tunesmith.records import Example, Prediction
 
@@ -45,7 +46,7 @@ class Prompt:
             if len(shots) < n or longest + 16 > renderer.max_length:
                 tried.append({"shots": n, "skipped": "too few examples" if len(shots) < n else f"{longest} tokens"})
                 continue
-            predictions = self.context.task.predict(lm, renderer, held_out, self.id, shots)
+            predictions = self.context.task.predict(lm, held_out, self.id, shots)
             score = float(np.mean([p.score for p in predictions]))
             nll = float(np.mean([p.nll for p in predictions if p.nll is not None]))
             tried.append({"shots": n, "score": score, "nll": nll})
@@ -61,14 +62,14 @@ class Prompt:
         })  # fmt: skip
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
-        lm, renderer = self._load()
+        lm, _ = self._load()
         total, done = len(examples), [0]
 
         def progress(n: int) -> None:
             done[0] += n
             self.context.listener(f"{self.id}: test", done[0], total, {})
 
-        predictions = self.context.task.predict(lm, renderer, examples, self.id, self.shots, progress)
+        predictions = self.context.task.predict(lm, examples, self.id, self.shots, progress)
         self._loaded = None
         return predictions
 
@@ -102,9 +103,16 @@ def choose_shots(train: Sequence[Example], n: int, seed: int) -> tuple[Example, 
     return tuple(chosen[i] for i in mixed)
 
 
+def _ids(config: Config, model: str, architecture: str) -> list[str]:
+    """Both for models that write text; none for tasks whose answer is not text."""
+    if architecture != "decoder" or config.task.kind not in ("classification", "generation", "translation"):
+        return []
+    return ["prompt/zero-shot", "prompt/few-shot"]
+
+
 PROMPT = Family(
     name="prompt",
-    ids=lambda config, model: ["prompt/zero-shot", "prompt/few-shot"],
+    ids=_ids,
     baseline=True,
     reason="costs no training; if it is as good, do not fine-tune",
     build=Prompt,

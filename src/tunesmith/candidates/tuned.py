@@ -16,12 +16,13 @@ from tunesmith.records import Example, Prediction
 if TYPE_CHECKING:
     import torch
 
-    from tunesmith.data.render import Rendered, Renderer
     from tunesmith.model.load import LanguageModel
     from tunesmith.train.loop import LoopSettings, TrainResult
     from tunesmith.train.methods import Attached
+    from tunesmith.train.objectives import Objective
 
 FIXED_SUBSET = 200  # train and validation examples on which overfitting is measured
+MEASURED_ON = ("causal", "preference")  # interfaces whose model still writes text, which the probe suites score
 VALIDATION_LIMIT = 128  # examples on which the loss is followed during training
 
 
@@ -31,33 +32,39 @@ class Tuned:
     def __init__(self, context: Context, candidate_id: str, folder: Path) -> None:
         self.context, self.id, self.folder = context, candidate_id, folder
         self.method = next(m for m in context.config.method if m.kind == candidate_id.rsplit("/", 1)[1])
-        self._trained: tuple[LanguageModel, Renderer] | None = None
+        self._trained: LanguageModel | None = None
 
     def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit:
         import torch
 
-        from tunesmith.data.render import Renderer
+        from tunesmith.model.architecture import architecture
         from tunesmith.model.load import load_model
+        from tunesmith.sources import resolve_model
         from tunesmith.train.loop import LoopSettings
         from tunesmith.train.loop import train as run_loop
         from tunesmith.train.methods import METHODS
+        from tunesmith.train.objectives import OBJECTIVES, EncodeSettings
 
-        listener, config = self.context.listener, self.context.config
+        listener, config, task = self.context.listener, self.context.config, self.context.task
         listener(f"{self.id}: loading {self.context.model}", 0, 0, {})
-        lm = load_model(self.context.model)
-        renderer = Renderer(lm.tokenizer, self.context.max_length, config.train.train_on)
-        rendered, held_out = self._render(renderer, train), self._render(renderer, validation)
+        kind = task.interface(architecture(resolve_model(self.context.model)), self.method.kind)
+        settings = LoopSettings(**self.context.loop[self.method.kind])
+        torch.manual_seed(settings.seed)
+        lm = load_model(self.context.model, kind, getattr(task, "outputs", 0))
+        encoding = EncodeSettings(self.context.max_length, config.train.train_on, config.data.overlong)
+        items, _ = OBJECTIVES[kind].encode(task, lm.tokenizer, train, encoding)  # the plan has the findings
+        held_out, _ = OBJECTIVES[kind].encode(task, lm.tokenizer, validation, encoding)
         base = self._base_scores(lm, held_out)
 
-        settings = LoopSettings(**self.context.loop[self.method.kind])
         torch.manual_seed(settings.seed)
         attached = METHODS[self.method.kind].attach(lm.model, self.method)
         lm.model = attached.model
+        objective = OBJECTIVES[kind].build(lm, config.train.micro_batch_tokens, config.train.share_prefix)
         before = _norms(attached)
         self.folder.mkdir(parents=True, exist_ok=True)
         result = run_loop(
-            attached.model, attached.trainable, rendered, held_out[:VALIDATION_LIMIT], settings, self.folder,
-            packed=lm.packed, listener=lambda e: listener(f"{self.id}: training", e["step"], e["steps"], e),
+            attached.model, attached.trainable, objective, items, held_out[:VALIDATION_LIMIT], settings, self.folder,
+            paces=attached.paces, listener=lambda e: listener(f"{self.id}: training", e["step"], e["steps"], e),
         )  # fmt: skip
         if result.best_step == 0 or _norms(attached) == before:
             raise TrainingError(
@@ -67,9 +74,9 @@ class Tuned:
             )
         lm.model.eval()
         self._save(attached, lm)
-        self._trained = lm, Renderer(lm.tokenizer, lm.max_length)
+        self._trained = lm
         measured = {
-            "overfitting": self._overfitting(lm, rendered, held_out, settings, result),
+            "overfitting": self._overfitting(lm, objective, items, held_out, result),
             "forgetting": self._forgetting(lm, held_out, base),
         }
         return Fit(
@@ -83,23 +90,16 @@ class Tuned:
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
         if self._trained is None:
             raise TrainingError(f"{self.id}: predict was called before fit.")
-        lm, renderer = self._trained
+        lm = self._trained
         total, done = len(examples), [0]
 
         def progress(n: int) -> None:
             done[0] += n
             self.context.listener(f"{self.id}: test", done[0], total, {})
 
-        predictions = self.context.task.predict(lm, renderer, examples, self.id, (), progress)
+        predictions = self.context.task.predict(lm, examples, self.id, (), progress)
         self._trained = None
         return predictions
-
-    def _render(self, renderer: Renderer, examples: Sequence[Example]) -> list[Rendered]:
-        """As the plan rendered them, which has the findings."""
-        from tunesmith.data.render import render_all
-
-        named = [(example.source, self.context.task.messages(example)) for example in examples]
-        return render_all(renderer, named, self.context.config.data.overlong)[0]
 
     def _save(self, attached: Attached, lm: LanguageModel) -> None:
         from tunesmith.model.save import save_model
@@ -110,15 +110,14 @@ class Tuned:
         save_model(self.folder / attached.artifact, attached.save, lm, base, {
             "candidate": self.id, "method": self.method.model_dump(), "task": self.context.config.task.model_dump(),
             "labels": list(self.context.task.labels), "instruction": self.context.task.instruction,
+            "interface": lm.interface, "outputs": getattr(self.context.task, "outputs", 0),
         })  # fmt: skip
 
     # ── what it cost ─────────────────────────────────────────────────────────────────────────────────────
-    def _base_scores(
-        self, lm: LanguageModel, held_out: Sequence[Rendered]
-    ) -> tuple[dict[str, Any], torch.Tensor] | None:
+    def _base_scores(self, lm: LanguageModel, held_out: Sequence[Any]) -> tuple[dict[str, Any], torch.Tensor] | None:
         from tunesmith.evaluate.forgetting import answer_log_probabilities, base_scores
 
-        if self.context.config.forgetting == "off":
+        if self.context.config.forgetting == "off" or lm.interface not in MEASURED_ON:
             return None
         scores = base_scores(lm, progress=lambda suite: self.context.listener(f"{self.id}: base on {suite}", 0, 0, {}))
         return scores, answer_log_probabilities(lm, held_out)
@@ -126,11 +125,15 @@ class Tuned:
     def _forgetting(
         self,
         lm: LanguageModel,
-        held_out: Sequence[Rendered],
+        held_out: Sequence[Any],
         base: tuple[dict[str, Any], torch.Tensor] | None,
     ) -> dict[str, Any]:
         from tunesmith.evaluate import forgetting as measure
 
+        if lm.interface == "head":
+            return {"status": "not_applicable", "reason": "the model gives labels or numbers only; it writes no text"}
+        if lm.interface not in MEASURED_ON:
+            return {"status": "not_run", "reason": f"the probe suites are for decoders, not for {lm.interface} models"}
         if base is None:
             return {"status": "not_run", "reason": "switched off in the config (forgetting: off)"}
         scores: dict[str, Any] = {}
@@ -144,20 +147,20 @@ class Tuned:
     def _overfitting(
         self,
         lm: LanguageModel,
-        rendered: Sequence[Rendered],
-        held_out: Sequence[Rendered],
-        settings: LoopSettings,
+        objective: Objective,
+        items: Sequence[Any],
+        held_out: Sequence[Any],
         result: TrainResult,
     ) -> dict[str, Any]:
         from tunesmith.evaluate.overfitting import overfitting
         from tunesmith.train.events import read_metrics
-        from tunesmith.train.loop import example_losses
+        from tunesmith.train.loop import losses_and_units
 
-        order = np.random.default_rng([self.context.config.seed, 4]).permutation(len(rendered))[:FIXED_SUBSET]
+        order = np.random.default_rng([self.context.config.seed, 4]).permutation(len(items))[:FIXED_SUBSET]
         losses: list[np.ndarray] = []
-        for part in ([rendered[i] for i in order], held_out[:FIXED_SUBSET]):
+        for part in ([items[i] for i in order], held_out[:FIXED_SUBSET]):
             self.context.listener(f"{self.id}: overfitting", len(losses), 2, {})
-            sums, counts = example_losses(lm.model, part, settings, lm.packed)
+            sums, counts = losses_and_units(lm.model, objective, part)
             losses.append((sums / counts).numpy())
         curve = [(0, result.first_validation_loss)] + [
             (line["step"], line["validation_loss"])
@@ -174,7 +177,7 @@ class Tuned:
             "method": self.method.model_dump(), "loop": dataclasses.asdict(settings),
             "base_model": self.context.model, "stopped_early": result.stopped_early,
             "first_validation_loss": result.first_validation_loss, "best_validation_loss": result.best_validation_loss,
-            "last_validation_loss": result.last_validation_loss, "supervised_tokens": result.supervised_tokens,
+            "last_validation_loss": result.last_validation_loss, "units": result.units,
             "notices": list(result.notices),
         }  # fmt: skip
 
@@ -184,7 +187,7 @@ def _norms(attached: Attached) -> list[float]:
     return [float(parameter.detach().double().norm()) for parameter in attached.trainable.values()]
 
 
-def tuned_ids(config: Config, model: str) -> list[str]:
+def tuned_ids(config: Config, model: str, architecture: str) -> list[str]:
     """One candidate for each method of the config."""
     return [f"tune/{model}/{method.kind}" for method in config.method]
 

@@ -37,6 +37,16 @@ class Rendered:
     prompt_length: int
     example_id: str = ""
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that the model reads."""
+        return len(self.input_ids)
+
+    @property
+    def units(self) -> int:
+        """Trained tokens; the first one of an example is predicted by nothing."""
+        return sum(label != IGNORE_INDEX for label in self.labels[1:])
+
 
 class Renderer:
     """A tokenizer with its template, and which tokens are trained.

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
 from tunesmith.errors import ModelError, NotFoundError
 from tunesmith.hardware import detect
@@ -29,10 +29,13 @@ LONGEST_PARITY = 4096  # tokens; windows longer than that are not reached by wha
 
 @dataclass(slots=True)
 class LanguageModel:
-    """A causal language model with its tokenizer.
+    """A model with its tokenizer, loaded for one way to use it.
 
     ``packed`` says whether its attention runs over a layout of segments (measured when it was loaded);
-    ``folder`` is where it came from, ``origin`` what a saved model says of its training, empty for a base model.
+    ``folder`` is where it came from, ``origin`` what a saved model says of its training, empty for a base model;
+    ``interface`` is how it is used: ``causal`` (next tokens), ``head`` (a linear head on pooled features; ``model``
+    is then a ``model.head.HeadModel``), ``seq2seq``, ``preference`` (causal, by pairs) or ``image_text``.
+    For images ``tokenizer`` is the processor.
     """
 
     model: Any
@@ -41,6 +44,7 @@ class LanguageModel:
     packed: bool
     device: torch.device
     origin: dict[str, Any]
+    interface: str = "causal"
 
     @property
     def max_length(self) -> int:
@@ -53,11 +57,13 @@ class LanguageModel:
         return sum(p.numel() for p in self.model.parameters())
 
 
-def load_model(name: str) -> LanguageModel:
+def load_model(name: str, interface: str = "causal", outputs: int = 0) -> LanguageModel:
     """Load a base model, or a model or adapter that Tunesmith saved, in the dtype this hardware is fast in.
 
     Args:
         name: A catalog name, a path, ``hf:owner/name``, or the folder of a saved model or adapter.
+        interface: How a base model is to be used; a saved one knows.
+        outputs: Numbers that a new head gives, for the interface ``head``.
 
     Raises:
         NotFoundError: If there is no such model.
@@ -69,7 +75,7 @@ def load_model(name: str) -> LanguageModel:
         if "base_model" not in origin:
             raise ModelError(f"{path}: an adapter without {ORIGIN}, so its base is unknown. Use one saved by a run.")
         return _load_adapter(path, origin)
-    return _load_base(resolve_model(name), origin)
+    return _load_base(resolve_model(name), origin, origin.get("interface", interface), origin.get("outputs", outputs))
 
 
 def _origin(path: Path) -> dict[str, Any]:
@@ -83,8 +89,39 @@ def _origin(path: Path) -> dict[str, Any]:
     return loaded if isinstance(loaded, dict) else {}
 
 
-def _load_base(folder: ModelFolder, origin: dict[str, Any]) -> LanguageModel:
+def _load_base(folder: ModelFolder, origin: dict[str, Any], interface: str, outputs: int) -> LanguageModel:
     check_model_folder(folder.path)
+    if interface == "head":
+        from tunesmith.model.head import load_head_model
+
+        return load_head_model(folder, origin, outputs)
+    if interface == "seq2seq":
+        from tunesmith.model.seq2seq import load_seq2seq
+
+        return load_seq2seq(folder, origin)
+    if interface == "image_text":
+        from tunesmith.model.vision import load_image_text
+
+        return load_image_text(folder, origin)
+    return load_causal(folder, origin, interface)
+
+
+def load_tokenizer(folder: ModelFolder, architecture: str) -> Any:
+    """What turns examples into the model's input: a tokenizer, or the processor of a model that sees images.
+
+    Raises:
+        ModelError: If the folder has none that can be read.
+    """
+    check_model_folder(folder.path)
+    kinds = {"image-encoder": AutoImageProcessor, "vision-language": AutoProcessor}
+    try:
+        return kinds.get(architecture, AutoTokenizer).from_pretrained(folder.path, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{folder.name}: its tokenizer or processor cannot be read: {error}") from error
+
+
+def load_causal(folder: ModelFolder, origin: dict[str, Any], interface: str = "causal") -> LanguageModel:
+    """Load a causal language model from a folder that was checked, frozen and in evaluation mode."""
     hardware = detect()
     dtype = torch.bfloat16 if hardware.dtype == "bfloat16" else torch.float32
     device = torch.device("cuda" if hardware.accelerators else "cpu")
@@ -104,7 +141,7 @@ def _load_base(folder: ModelFolder, origin: dict[str, Any]) -> LanguageModel:
     packed = _parity(model, folder.fingerprint)
     if packed:
         model.set_attn_implementation("tunesmith")
-    return LanguageModel(model, tokenizer, folder, packed, device, origin)
+    return LanguageModel(model, tokenizer, folder, packed, device, origin, interface)
 
 
 def _load_adapter(path: Path, origin: dict[str, Any]) -> LanguageModel:
@@ -116,11 +153,19 @@ def _load_adapter(path: Path, origin: dict[str, Any]) -> LanguageModel:
             f"{path}: trained on a base with fingerprint {origin['base_fingerprint']}, but {origin['base_model']} "
             f"has {folder.fingerprint} now. Use the same version of the base."
         )
-    lm = _load_base(folder, origin)
+    lm = _load_base(folder, origin, origin.get("interface", "causal"), origin.get("outputs", 0))
     if not (path / "adapter_model.safetensors").is_file():
         raise NotFoundError(f"{path}: adapter_model.safetensors is missing. Train again, or copy the whole folder.")
     with peft_quiet():
-        lm.model = PeftModel.from_pretrained(lm.model, path, local_files_only=True).get_base_model().eval()
+        if lm.interface == "head":
+            from tunesmith.model.head import load_head_weights
+
+            adapted = PeftModel.from_pretrained(lm.model.backbone, path, local_files_only=True)
+            lm.model.backbone = adapted.get_base_model()
+            load_head_weights(lm.model, path)
+            lm.model.eval()
+        else:
+            lm.model = PeftModel.from_pretrained(lm.model, path, local_files_only=True).get_base_model().eval()
     return lm
 
 

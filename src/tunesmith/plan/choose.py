@@ -103,9 +103,8 @@ def choose_plan(config: Config, facts: Facts, model_name: str, findings: Sequenc
         loop[method.kind] = {
             "epochs": epochs, "learning_rate": rate, "global_batch_size": batch, "schedule": config.train.schedule,
             "warmup_ratio": config.train.warmup_ratio, "weight_decay": config.train.weight_decay,
-            "max_grad_norm": config.train.max_grad_norm, "micro_batch_tokens": config.train.micro_batch_tokens,
-            "evals_per_epoch": config.train.evals_per_epoch, "patience": config.train.patience,
-            "share_prefix": config.train.share_prefix, "seed": config.seed,
+            "max_grad_norm": config.train.max_grad_norm, "evals_per_epoch": config.train.evals_per_epoch,
+            "patience": config.train.patience, "seed": config.seed,
         }  # fmt: skip
     candidates = _candidates(config, facts, model_name, epochs, batch)
     _refuse_what_does_not_fit(config, facts, candidates)
@@ -132,7 +131,7 @@ def _candidates(config: Config, facts: Facts, model_name: str, epochs: float, ba
     rows = []
     for name in config.candidates:
         family = FAMILIES[name]
-        for candidate_id in family.ids(config, model_name):
+        for candidate_id in family.ids(config, model_name, facts.architecture):
             seconds, size = _cost(config, facts, candidate_id, epochs, batch)
             rows.append({
                 "id": candidate_id, "family": name, "baseline": family.baseline, "reason": family.reason,

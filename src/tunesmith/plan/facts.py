@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tunesmith.data.render import Rendered
+from tunesmith.errors import ModelError
 from tunesmith.hardware import Hardware
 from tunesmith.sources import ModelFolder
+from tunesmith.train.objectives import Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Facts:
     supervised_per_example: float
     prefix_tokens: int
     model: str
+    architecture: str
     model_type: str
     parameters: int
     hidden_size: int
@@ -45,31 +47,38 @@ class Facts:
 def gather_facts(
     counts: Mapping[str, int],
     labels: int,
-    rendered: Sequence[Rendered],
+    items: Sequence[Item],
+    prefix: int,
     folder: ModelFolder,
+    architecture: str,
     hardware: Hardware,
     flops_per_second: float,
 ) -> Facts:
-    """Put the facts together; reads the model's config and the headers of its weights, loads nothing."""
-    from tunesmith.train.batches import shared_prefix, supervised
-
+    """Put the facts together, ``prefix`` being the tokens that all items share; reads the model's config and the headers of its weights, loads nothing."""
     config = _text_config(folder)
-    layers = config.get("num_hidden_layers") or config["n_layer"]
-    hidden = int(config.get("hidden_size") or config["n_embd"])
-    lengths = [len(r.input_ids) for r in rendered]
+    layers = _first(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers")
+    hidden = _first(config, "hidden_size", "n_embd", "d_model", "dim")
+    inner = config.get("intermediate_size") or config.get("n_inner") or config.get("d_ff") or 4 * hidden
     return Facts(
         train=counts["train"], validation=counts["validation"], test=counts["test"],
         labels=labels,
-        tokens_per_example=sum(lengths) / len(lengths), longest_example=max(lengths),
-        supervised_per_example=sum(len(supervised(r)) for r in rendered) / len(rendered),
-        prefix_tokens=shared_prefix(rendered), model=folder.name, model_type=str(config.get("model_type")),
+        tokens_per_example=sum(i.tokens for i in items) / len(items), longest_example=max(i.tokens for i in items),
+        supervised_per_example=sum(i.units for i in items) / len(items), prefix_tokens=prefix,
+        model=folder.name, architecture=architecture, model_type=str(config.get("model_type")),
         parameters=count_parameters(folder), hidden_size=hidden,
-        intermediate_size=int(config.get("intermediate_size") or config.get("n_inner") or 4 * hidden),
-        layers=int(layers), vocabulary=int(config["vocab_size"]),
+        intermediate_size=int(inner), layers=layers, vocabulary=int(config.get("vocab_size") or 0),
         context_length=_context_length(config),
         cores=hardware.usable_cores, available_bytes=hardware.available_bytes, dtype=hardware.dtype,
         flops_per_second=flops_per_second,
     )  # fmt: skip
+
+
+def _first(config: dict[str, Any], *names: str) -> int:
+    """The first of several names that families give one number."""
+    for name in names:
+        if config.get(name):
+            return int(config[name])
+    raise ModelError(f"config.json of the model has none of {', '.join(names)}, so its cost cannot be told.")
 
 
 def context_length(folder: ModelFolder) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from tunesmith.config import Classification
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.records import Example, Message, Prediction
-from tunesmith.tasks.task import Progress
+from tunesmith.tasks.task import HEAD_METHODS, Progress
 
 if TYPE_CHECKING:
     from tunesmith.data.render import Renderer
@@ -34,12 +34,36 @@ class ClassificationTask:
     words: dict[str, str]
     instruction: str
     metric: str
+    by: str | None = None
     kind: str = "classification"
+    head_loss: str = "cross_entropy"
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """The compared metric, then the others that every classification reports."""
         return (self.metric, *(m for m in ("accuracy", "macro_f1") if m != self.metric))
+
+    def interface(self, architecture: str, method: str) -> str:
+        """By a head where the task or the method says so or the model writes no text, else by likelihood."""
+        if self.by == "head" or method in HEAD_METHODS or architecture in ("encoder", "image-encoder"):
+            if self.by == "likelihood":
+                raise ConfigError(
+                    f"task.by is 'likelihood', but with method {method} on a model of kind {architecture} labels come "
+                    "from a head. Leave task.by out, or choose method lora on a decoder."
+                )
+            return "head"
+        if architecture != "decoder":
+            raise ConfigError(f"model: classification works with decoders and encoders, not with kind {architecture}.")
+        return "causal"
+
+    @property
+    def outputs(self) -> int:
+        """Numbers a head gives: one logit for each label."""
+        return len(self.labels)
+
+    def head_target(self, example: Example) -> list[float]:
+        """The label's place, as one number: what ``cross_entropy`` takes."""
+        return [float(self.labels.index(example.label or ""))]
 
     def messages(self, example: Example, shots: Sequence[Example] = ()) -> tuple[Message, ...]:
         """Instruction, solved examples, the text, and the label's word as the answer."""
@@ -51,15 +75,18 @@ class ClassificationTask:
     def predict(
         self,
         lm: LanguageModel,
-        renderer: Renderer,
         examples: Sequence[Example],
         candidate: str,
         shots: Sequence[Example] = (),
         progress: Progress | None = None,
     ) -> list[Prediction]:
-        """Score every label for every example. ``nll`` is that of the right label, per token."""
+        """Score every label for every example. ``nll`` is that of the right label, per token (by a head: in all)."""
+        if lm.interface == "head":
+            return self._predict_by_head(lm, examples, candidate, progress)
+        from tunesmith.data.render import Renderer
         from tunesmith.model.score import score_continuations
 
+        renderer = Renderer(lm.tokenizer, lm.max_length)
         predictions: list[Prediction] = []
         started = time.monotonic()
         for start in range(0, len(examples), BLOCK):
@@ -72,6 +99,26 @@ class ClassificationTask:
                 predictions.append(self._prediction(example, candidate, means, choices, len(prompt)))
             if progress is not None:
                 progress(len(block))
+        return _timed(predictions, time.monotonic() - started)
+
+    def _predict_by_head(
+        self, lm: LanguageModel, examples: Sequence[Example], candidate: str, progress: Progress | None
+    ) -> list[Prediction]:
+        from tunesmith.model.head import head_outputs
+
+        started = time.monotonic()
+        logits, tokens = head_outputs(lm, examples, progress)
+        logits = logits - logits.max(1, keepdims=True)
+        log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        predictions = []
+        for example, row, count in zip(examples, log_probabilities, tokens, strict=True):
+            best, target = self.labels[int(row.argmax())], example.label or ""
+            predictions.append(Prediction(
+                example.id, candidate, best, target, float(best == target),
+                nll=-float(row[self.labels.index(target)]) if target in self.labels else None,
+                probabilities=tuple(float(p) for p in np.exp(row)), cluster=example.group, prompt_tokens=count,
+                text=example.text or "",
+            ))  # fmt: skip
         return _timed(predictions, time.monotonic() - started)
 
     def _choices(
@@ -151,7 +198,7 @@ def build_classification(
     if settings.labels is not None:
         instruction = None  # the data's own speaks of its labels, which have other words now
     text = settings.instruction or instruction or _made_instruction([words[label] for label in labels])
-    return ClassificationTask(labels, words, text, settings.metric)
+    return ClassificationTask(labels, words, text, settings.metric, settings.by)
 
 
 def _made_instruction(words: list[str]) -> str:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tunesmith.config import Generation
+from tunesmith.errors import ConfigError
 from tunesmith.measures.metrics import exact_match, rouge_l, token_f1
 from tunesmith.records import Example, Message, Prediction
-from tunesmith.tasks.task import Progress
+from tunesmith.tasks.task import HEAD_METHODS, Progress
 
 if TYPE_CHECKING:
-    from tunesmith.data.render import Renderer
     from tunesmith.model.load import LanguageModel
 
 SCORES: dict[str, Callable[[str, str], float]] = {
@@ -36,6 +36,15 @@ class GenerationTask:
         """The compared metric, then the other two."""
         return (self.metric, *(m for m in SCORES if m != self.metric))
 
+    def interface(self, architecture: str, method: str) -> str:
+        """Next tokens of a decoder."""
+        if architecture != "decoder" or method in HEAD_METHODS:
+            raise ConfigError(
+                f"task generation needs a decoder and a method that trains its text, such as lora or full; the model is "
+                f"of kind {architecture}, the method {method}. For an encoder–decoder, use task translation."
+            )
+        return "causal"
+
     def messages(self, example: Example, shots: Sequence[Example] = ()) -> tuple[Message, ...]:
         """The conversation, with solved ones between its system prompt and its first turn."""
         turns = list(example.messages)
@@ -48,17 +57,18 @@ class GenerationTask:
     def predict(
         self,
         lm: LanguageModel,
-        renderer: Renderer,
         examples: Sequence[Example],
         candidate: str,
         shots: Sequence[Example] = (),
         progress: Progress | None = None,
     ) -> list[Prediction]:
         """Decode an answer to every example, and the likelihood of the reference answer."""
+        from tunesmith.data.render import Renderer
         from tunesmith.model.generate import generate
         from tunesmith.model.score import score_continuations
 
         started = time.monotonic()
+        renderer = Renderer(lm.tokenizer, lm.max_length)
         prompts = [renderer.prompt(self.messages(example, shots)) for example in examples]
         answers = generate(lm, prompts, self.max_new_tokens, progress)
         seconds = (time.monotonic() - started) / max(1, len(examples))

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Protocol
 from tunesmith.records import Example, Message, Prediction
 
 if TYPE_CHECKING:
-    from tunesmith.data.render import Renderer
     from tunesmith.model.load import LanguageModel
 
 Progress = Callable[[int], None]
+HEAD_METHODS = ("head", "gradual")  # methods that train a head on pooled features
 
 
 class Task(Protocol):
-    """One kind of task.
+    """One kind of task, over whatever model it can be asked of.
 
     ``metric`` is what candidates are compared by; ``metrics`` all that are reported, it first; ``labels`` the
     classes as the data names them, empty where the answer is free text; ``instruction`` the system prompt of
@@ -33,6 +33,14 @@ class Task(Protocol):
     @property
     def instruction(self) -> str | None: ...
 
+    def interface(self, architecture: str, method: str) -> str:
+        """How a model of that architecture is used when it is trained by that method: a key of the objectives.
+
+        Raises:
+            ConfigError: If it cannot be; the sentence says what can.
+        """
+        ...
+
     def messages(self, example: Example, shots: Sequence[Example] = ()) -> tuple[Message, ...]:
         """The conversation that shows the example, solved ``shots`` before it; the right answer stands last."""
         ...
@@ -40,13 +48,12 @@ class Task(Protocol):
     def predict(
         self,
         lm: LanguageModel,
-        renderer: Renderer,
         examples: Sequence[Example],
         candidate: str,
         shots: Sequence[Example] = (),
         progress: Progress | None = None,
     ) -> list[Prediction]:
-        """What the model says about each example."""
+        """What the model says about each example, asked the way it was loaded for (``lm.interface``)."""
         ...
 
     def from_answers(

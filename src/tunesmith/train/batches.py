@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,12 +34,28 @@ def steps_in(n_examples: int, epochs: float, global_batch_size: int) -> int:
     return max(1, int(whole) * per_epoch + round(part * per_epoch))
 
 
-def step_indices(n_examples: int, global_batch_size: int, seed: int, step: int) -> np.ndarray:
-    """Indices of the examples in optimizer step ``step`` (from 0), the same on every process."""
-    per_epoch = -(-n_examples // global_batch_size)
-    epoch, place = divmod(step, per_epoch)
-    order = np.random.default_rng([seed, epoch]).permutation(n_examples)
-    return order[place * global_batch_size : (place + 1) * global_batch_size]
+class Order(Protocol):
+    """Which items make a step. ``size`` is how many an epoch draws."""
+
+    @property
+    def size(self) -> int: ...
+
+    def step(self, global_batch_size: int, seed: int, step: int) -> np.ndarray:
+        """Indices of the items in optimizer step ``step`` (from 0), the same on every process."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shuffled:
+    """Every item once an epoch, in an order of the epoch's own."""
+
+    size: int
+
+    def step(self, global_batch_size: int, seed: int, step: int) -> np.ndarray:
+        per_epoch = -(-self.size // global_batch_size)
+        epoch, place = divmod(step, per_epoch)
+        order = np.random.default_rng([seed, epoch]).permutation(self.size)
+        return order[place * global_batch_size : (place + 1) * global_batch_size]
 
 
 def supervised(example: Rendered) -> list[int]:

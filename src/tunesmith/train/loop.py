@@ -1,7 +1,7 @@
 """The training loop: one straight function.
 
-Nothing is padded; logits exist at supervised positions only; the loss of a step is the sum over its supervised
-tokens divided by their number, whatever the micro-batches and however many processes. It stops at the first loss
+The loss of a step is the sum over its items divided by the number of their units (supervised tokens, or targets),
+whatever the micro-batches and however many processes. It stops at the first loss
 or gradient that is not finite, resumes bit for bit, and ends with the best checkpoint's weights in the model.
 """
 
@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate import PartialState
 
-from tunesmith.data.render import Rendered
 from tunesmith.errors import TrainingError
 from tunesmith.hardware import current_memory_bytes
-from tunesmith.model.forward import hidden_states, summed_loss, token_losses
-from tunesmith.train.batches import micro_batches, step_indices, steps_in, supervised
+from tunesmith.train.batches import Order, Shuffled, steps_in
 from tunesmith.train.checkpoint import (
     find_checkpoint,
     load_checkpoint,
@@ -33,7 +32,9 @@ from tunesmith.train.checkpoint import (
     save_checkpoint,
 )
 from tunesmith.train.events import Listener, MetricsFile
-from tunesmith.train.optim import build_adamw, learning_rate_at
+from tunesmith.train.methods.method import Pace
+from tunesmith.train.objectives import Item, Objective
+from tunesmith.train.optim import build_adamw, learning_rate_at, set_pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +48,14 @@ class LoopSettings:
     warmup_ratio: float = 0.05
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    micro_batch_tokens: int = 1024
     evals_per_epoch: int = 4
     patience: int = 4
-    share_prefix: bool = True
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """How training went. ``tokens`` counts what was learned from, padding never among it."""
+    """How training went. ``tokens`` counts what was read, padding never among it; ``units`` what carried loss."""
 
     best_step: int
     last_step: int
@@ -64,7 +63,7 @@ class TrainResult:
     last_validation_loss: float
     first_validation_loss: float
     tokens: int
-    supervised_tokens: int
+    units: int
     seconds: float
     stopped_early: bool
     notices: tuple[str, ...]
@@ -73,44 +72,52 @@ class TrainResult:
 def train(
     model: Any,
     trainable: Mapping[str, torch.nn.Parameter],
-    examples: Sequence[Rendered],
-    validation: Sequence[Rendered],
+    objective: Objective,
+    items: Sequence[Item],
+    validation: Sequence[Item],
     settings: LoopSettings,
     folder: Path,
     *,
-    packed: bool = True,
+    paces: Mapping[str, Pace] | None = None,
+    order: Order | None = None,
+    parts: Sequence[str] | None = None,
     listener: Listener | None = None,
 ) -> TrainResult:
-    """Train ``trainable`` on ``examples``; afterwards the model holds the weights of the best validation loss.
+    """Train ``trainable`` on ``items``; afterwards the model holds the weights of the best validation loss.
 
     Reads and writes ``folder/checkpoints/`` and ``folder/metrics.jsonl``. If checkpoints are there, training goes
     on from the newest whole one, with the same result as if it had never stopped.
 
     Args:
-        model: A causal language model; moved nowhere, its device is used.
+        model: What ``objective`` computes losses with; moved nowhere, its device is used.
         trainable: The parameters that move, by name.
-        examples: What is learned; each with at least one supervised token.
+        objective: The loss.
+        items: What is learned, encoded for the objective; each with at least one unit.
         validation: What the loss is measured on, ``settings.evals_per_epoch`` times an epoch.
-        packed: Whether the model's attention runs over a layout (see ``model.forward``).
+        paces: Of parameters, by name: a factor on the learning rate, and when they start to move; 1 and at once
+            for those not named.
+        order: Which items make a step; by default all of them, shuffled in every epoch.
+        parts: The data set that each validation item belongs to; the loss is then told for each.
         listener: Called with every line of metrics.jsonl.
 
     Raises:
         TrainingError: If a loss or gradient is not finite; the last good checkpoint stays.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, once a checkpoint is saved.
     """
+    order = order or Shuffled(len(items))
     device = next(iter(trainable.values())).device
     state = PartialState(cpu=device.type == "cpu")
     rank, ranks = state.process_index, state.num_processes
-    total = steps_in(len(examples), settings.epochs, settings.global_batch_size)
-    per_epoch = -(-len(examples) // settings.global_batch_size)
+    total = steps_in(order.size, settings.epochs, settings.global_batch_size)
+    per_epoch = -(-order.size // settings.global_batch_size)
     every = max(1, min(per_epoch, total) // settings.evals_per_epoch)
-    optimizer = build_adamw(trainable, settings.weight_decay)
+    optimizer = build_adamw(trainable, settings.weight_decay, paces)
     checkpoints = folder / "checkpoints"
 
     torch.manual_seed(settings.seed)
     done: dict[str, Any] = {
         "step": 0, "best": math.inf, "best_step": 0, "first": math.inf, "last": math.inf, "waited": 0,
-        "tokens": 0, "supervised_tokens": 0, "seconds": 0.0, "stopped_early": False,
+        "tokens": 0, "units": 0, "seconds": 0.0, "stopped_early": False,
     }  # fmt: skip
     with state.main_process_first():  # it sets damaged ones aside, then the others look
         newest, notices = find_checkpoint(checkpoints)
@@ -119,13 +126,18 @@ def train(
         notices.append(f"resumed from step {done['step']} of {total}.")
     metrics = MetricsFile(folder / "metrics.jsonl", done["step"], listener) if rank == 0 else None
 
+    by_part: dict[str, float] = {}
+
     def save() -> None:
         if rank == 0:
             save_checkpoint(checkpoints, done["step"], trainable, optimizer, done)
             prune_checkpoints(checkpoints, done["best_step"])
 
     def validate() -> float:
-        loss = mean_loss(model, validation, settings, packed)
+        sums, counts = losses_and_units(model, objective, validation)
+        loss = float(sums.sum() / counts.sum())
+        if parts is not None:
+            by_part.update(_by_part(sums, counts, parts))
         if not math.isfinite(loss):
             raise TrainingError(f"step {done['step']}: the validation loss is {loss}. {_ADVICE}")
         done["waited"] = 0 if loss < done["best"] else done["waited"] + 1
@@ -143,26 +155,22 @@ def train(
             if done["stopped_early"]:
                 break
             begun = time.monotonic()
-            batch = [examples[i] for i in step_indices(len(examples), settings.global_batch_size, settings.seed, step)]
-            n_supervised = sum(len(supervised(example)) for example in batch)
-            n_tokens = sum(len(example.input_ids) for example in batch)
+            batch = [items[i] for i in order.step(settings.global_batch_size, settings.seed, step)]
+            n_units = sum(item.units for item in batch)
+            n_tokens = sum(item.tokens for item in batch)
             rate = learning_rate_at(step, total, settings.learning_rate, settings.warmup_ratio, settings.schedule)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            set_pace(optimizer, rate, step, total)
 
             model.train()
             loss = torch.zeros((), device=device)
-            for micro in micro_batches(batch[rank::ranks], settings.micro_batch_tokens, settings.share_prefix, device):
-                hidden = hidden_states(model, micro.pack, packed)[micro.rows]
-                weights = torch.full((len(micro.rows),), 1.0 / n_supervised, device=device)
-                part = summed_loss(model, hidden, micro.targets, weights)
+            for part in objective.losses(model, batch[rank::ranks], 1.0 / n_units):
                 part.backward()
                 loss += part.detach()
             if ranks > 1:
                 _sum_over_processes(loss, trainable.values())
             norm = torch.nn.utils.clip_grad_norm_(trainable.values(), settings.max_grad_norm)
             if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-                ids = ", ".join(example.example_id for example in batch[:5])
+                ids = ", ".join(item.example_id for item in batch[:5])
                 raise TrainingError(
                     f"step {step + 1}: the loss is {loss.item()}, the gradient norm {norm.item()} (learning rate "
                     f"{rate:.2e}, examples {ids} …). The checkpoint of step {done['step']} or before is kept. {_ADVICE}"
@@ -172,7 +180,7 @@ def train(
 
             done["step"] = step + 1
             done["tokens"] += n_tokens
-            done["supervised_tokens"] += n_supervised
+            done["units"] += n_units
             took = time.monotonic() - begun
             validation_loss = None
             if (step + 1) % every == 0 or step + 1 == total:
@@ -183,8 +191,9 @@ def train(
                 metrics.write({
                     "step": step + 1, "steps": total, "epoch": round((step + 1) / per_epoch, 4), "loss": loss.item(),
                     "validation_loss": validation_loss, "learning_rate": rate, "grad_norm": norm.item(),
-                    "supervised_tokens_per_second": n_supervised / took, "tokens_per_second": n_tokens / took,
+                    "units_per_second": n_units / took, "tokens_per_second": n_tokens / took,
                     "memory_bytes": current_memory_bytes(), "seconds": round(done["seconds"], 3),
+                    **({"validation_losses": dict(by_part)} if parts and validation_loss is not None else {}),
                 })  # fmt: skip
             if validation_loss is not None or stop.is_set():
                 save()
@@ -196,39 +205,28 @@ def train(
         load_weights(best, trainable)
     return TrainResult(
         done["best_step"], done["step"], done["best"], done["last"], done["first"], done["tokens"],
-        done["supervised_tokens"], done["seconds"], done["stopped_early"], tuple(notices),
+        done["units"], done["seconds"], done["stopped_early"], tuple(notices),
     )  # fmt: skip
 
 
 _ADVICE = "Lower train.learning_rate, or look at these examples with 'tunesmith data preview'."
 
 
-def mean_loss(model: Any, examples: Sequence[Rendered], settings: LoopSettings, packed: bool) -> float:
-    """Loss per supervised token over ``examples``, dropout off."""
-    sums, counts = example_losses(model, examples, settings, packed)
-    return float(sums.sum() / counts.sum())
-
-
-def example_losses(
-    model: Any, examples: Sequence[Rendered], settings: LoopSettings, packed: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed loss and number of supervised tokens of each example, two float64 tensors of shape (n,)."""
-    device = next(model.parameters()).device
-    sums = torch.zeros(len(examples), dtype=torch.float64)
-    counts = torch.zeros(len(examples), dtype=torch.float64)
+def losses_and_units(model: Any, objective: Objective, items: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed loss and number of units of each item with dropout off, two float64 tensors of shape (n,)."""
     model.eval()
-    with torch.no_grad():
-        for micro in micro_batches(examples, settings.micro_batch_tokens, settings.share_prefix, device):
-            hidden = hidden_states(model, micro.pack, packed)[micro.rows]
-            losses = token_losses(model, hidden, micro.targets).double().cpu()
-            for index, part in zip(micro.order, losses.split(micro.counts), strict=True):
-                sums[index], counts[index] = part.sum(), len(part)
-    return sums, counts
+    return objective.item_losses(model, items), torch.tensor([i.units for i in items], dtype=torch.float64)
+
+
+def _by_part(sums: torch.Tensor, counts: torch.Tensor, parts: Sequence[str]) -> dict[str, float]:
+    """Loss per unit of each data set."""
+    names = np.array(parts)
+    return {name: float(sums[names == name].sum() / counts[names == name].sum()) for name in dict.fromkeys(parts)}
 
 
 def _sum_over_processes(loss: torch.Tensor, parameters: Any) -> None:
     """Add up loss and gradients of all processes in place, in one message."""
-    parameters = list(parameters)
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in parameters:
         if parameter.grad is None:  # a rank without an example in this step
             parameter.grad = torch.zeros_like(parameter)

@@ -28,12 +28,12 @@ def test_the_most_frequent_label_of_train_and_ties_do_not_depend_on_order(
 def test_each_family_names_its_candidates() -> None:
     classification = parse_config({"task": "classification", "data": {"train": "x"}, "method": ["lora", "full"]})
     generation = parse_config({"task": "generation", "data": {"train": "x"}})
-    ids = {name: family.ids(classification, "m") for name, family in FAMILIES.items()}
+    ids = {name: family.ids(classification, "m", "decoder") for name, family in FAMILIES.items()}
     assert ids == {
         "baseline": ["baseline/majority"],
         "prompt": ["prompt/zero-shot", "prompt/few-shot"],
         "embedding": ["embedding/minilm-l6"],
         "tune": ["tune/m/lora", "tune/m/full"],
     }
-    assert FAMILIES["embedding"].ids(generation, "m") == []
+    assert FAMILIES["embedding"].ids(generation, "m", "decoder") == []
     assert [name for name, family in FAMILIES.items() if not family.baseline] == ["tune"]

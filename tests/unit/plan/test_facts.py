@@ -20,7 +20,7 @@ def test_facts_of_data_model_and_machine(tiny_model_path: Path) -> None:
         Rendered([1, 2, 3, 9, 8, 7, 6], [IGNORE_INDEX] * 5 + [7, 6], 5),
     ]
     counts = {"train": 10, "validation": 3, "test": 5}
-    facts = gather_facts(counts, 2, rendered, resolve_model(str(tiny_model_path)), detect(), 1e10)
+    facts = gather_facts(counts, 2, rendered, 3, resolve_model(str(tiny_model_path)), "decoder", detect(), 1e10)
     assert (facts.train, facts.validation, facts.test, facts.labels) == (10, 3, 5, 2)
     assert (facts.tokens_per_example, facts.longest_example, facts.supervised_per_example) == (6.0, 7, 1.5)
     assert facts.prefix_tokens == 3

@@ -135,7 +135,7 @@ def write_curve(path, rng):
             loss = 0.25 + 1.9 * float(np.exp(-step / 14)) + 0.06 * float(rng.normal())
             validation = 0.38 + 1.8 * float(np.exp(-step / 14)) + 0.0006 * max(0, step - 60) if step % 10 == 0 else None
             row = {"step": step, "epoch": step / 40, "loss": loss, "validation_loss": validation,
-                   "learning_rate": 5e-4, "grad_norm": 1.0, "supervised_tokens_per_second": 300.0,
+                   "learning_rate": 5e-4, "grad_norm": 1.0, "units_per_second": 300.0,
                    "tokens_per_second": 2500.0, "memory_bytes": 1_400_000_000,
                    "seconds": 4.2 * step}  # fmt: skip
             file.write(json.dumps(row) + "\n")

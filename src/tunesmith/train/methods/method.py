@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a parameter moves: a factor on the learning rate, and the share of the steps after which it starts."""
+
+    factor: float = 1.0
+    start: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
     """A model made ready to train: which parameters move, and how the result is saved.
 
-    ``model`` is the causal language model itself, adapters inside it; ``save`` writes the result into a folder;
-    ``artifact`` names that folder in the candidate's own (``adapter`` or ``model``).
+    ``model`` is the model itself, adapters inside it; ``save`` writes the result into a folder; ``artifact`` names
+    that folder in the candidate's own (``adapter`` or ``model``); ``paces`` are those of parameters that do not move
+    at once and at the full rate.
     """
 
     model: Any
     trainable: dict[str, Any]
     save: Callable[[Path], None]
     artifact: str
+    paces: dict[str, Pace] = field(default_factory=dict)
 
     @property
     def trainable_parameters(self) -> int:
