@@ -227,9 +227,8 @@ def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task,
     counts = {name: len(examples) for name, examples in parts.items()}
     machine = detect()
     rate = max(measure_sgemm(), SLOWEST_CORE * machine.usable_cores)
-    facts = gather_facts(
-        counts, len(task.labels), items, OBJECTIVES[name].prefix(items), folder, kind_of_model, machine, rate
-    )
+    prefix = OBJECTIVES[name].prefix(items)
+    facts = gather_facts(counts, len(task.labels), items, prefix, folder, kind_of_model, machine, rate)
     return choose_plan(config, facts, model_id(config.model or DEFAULT_MODEL), findings)
 
 

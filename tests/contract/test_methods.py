@@ -99,7 +99,8 @@ def test_it_learns_saves_and_loads(tiny_model_path: Path, tmp_path: Path, method
 def facts(**changes: Any) -> Facts:
     values: dict[str, Any] = {
         "train": 1000, "validation": 100, "test": 200, "labels": 2, "tokens_per_example": 80.0, "longest_example": 200,
-        "supervised_per_example": 3.0, "prefix_tokens": 40, "model": "m", "architecture": "decoder", "model_type": "llama",
+        "supervised_per_example": 3.0, "prefix_tokens": 40, "model": "m",
+        "architecture": "decoder", "model_type": "llama",
         "parameters": 135_000_000, "hidden_size": 576, "intermediate_size": 1536, "layers": 30, "vocabulary": 49152,
         "context_length": 2048, "cores": 2, "available_bytes": 2**34, "dtype": "float32", "flops_per_second": 1e11,
     }  # fmt: skip

@@ -94,7 +94,6 @@ def test_predictions_come_in_order_whatever_the_batch_and_the_order(
     from tunesmith.tasks import classification
 
     task, examples = case
-    renderer = Renderer(lm.tokenizer, lm.max_length)
     expected = task.predict(lm, examples, "c")
     assert [p.example_id for p in expected] == [e.id for e in examples]
     assert [p.target for p in expected] == [e.answer for e in examples]

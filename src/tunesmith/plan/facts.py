@@ -54,7 +54,10 @@ def gather_facts(
     hardware: Hardware,
     flops_per_second: float,
 ) -> Facts:
-    """Put the facts together, ``prefix`` being the tokens that all items share; reads the model's config and the headers of its weights, loads nothing."""
+    """Put the facts together, ``prefix`` being the tokens that all items share.
+
+    Reads the model's config and the headers of its weights; loads nothing.
+    """
     config = _text_config(folder)
     layers = _first(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers")
     hidden = _first(config, "hidden_size", "n_embd", "d_model", "dim")

@@ -40,8 +40,8 @@ class GenerationTask:
         """Next tokens of a decoder."""
         if architecture != "decoder" or method in HEAD_METHODS:
             raise ConfigError(
-                f"task generation needs a decoder and a method that trains its text, such as lora or full; the model is "
-                f"of kind {architecture}, the method {method}. For an encoder–decoder, use task translation."
+                f"task generation needs a decoder and a method that trains its text, such as lora or full; the model "
+                f"is of kind {architecture}, the method {method}. For an encoder–decoder, use task translation."
             )
         return "causal"
 
