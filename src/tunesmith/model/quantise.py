@@ -26,6 +26,7 @@ from tunesmith.errors import MissingExtraError, ModelError
 from tunesmith.model.forward import frozen_linear
 
 BLOCK = 64  # weights that share a scale
+BYTES_PER_WEIGHT = 1 / 2 + 1 / BLOCK + 4 / (256 * BLOCK)  # the weight, its scale, the scale of 256 scales
 
 
 def require_bitsandbytes() -> None:

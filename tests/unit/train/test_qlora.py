@@ -16,7 +16,7 @@ from tunesmith.config import Qlora
 from tunesmith.errors import MissingExtraError, ModelError
 from tunesmith.model import quantise
 from tunesmith.model.load import measure_parity, peft_quiet
-from tunesmith.model.quantise import count_parameters, frozen_weight, quantise_4bit, weight_bytes
+from tunesmith.model.quantise import BYTES_PER_WEIGHT, count_parameters, frozen_weight, quantise_4bit, weight_bytes
 from tunesmith.train.methods import METHODS
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -101,7 +101,7 @@ def test_sizes_are_counted_in_weights_and_in_bytes(tiny_model_path: Path) -> Non
     sizes = [p.numel() for name, p in exact.named_parameters() if "_proj" in name and "down" not in name]
     linears = sum(sizes)
     tables = len(sizes) * 4 * (16 + 256 + 1)  # the levels of weights and scales, and the scales' mean
-    expected = weight_bytes(exact) - 4 * linears + linears * (1 / 2 + 1 / 64) + tables
+    expected = weight_bytes(exact) - 4 * linears + linears * BYTES_PER_WEIGHT + tables
     assert weight_bytes(model) == pytest.approx(expected, rel=1e-3)
 
 
