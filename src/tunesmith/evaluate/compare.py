@@ -138,7 +138,7 @@ def metric_interval(predictions: Sequence[Prediction], metric: str, rng: np.rand
         EvaluationError: If there are no predictions, or they lack what the metric needs.
     """
     values, statistic = metric_values(predictions, metric)
-    clusters = _clusters(predictions)
+    clusters = example_clusters(predictions)
     if statistic is None and clusters is None and _right_or_wrong(values, metric):
         return wilson_interval(float(values.sum()), len(values))
     interval = bootstrap_interval(values, statistic, clusters, rng=rng)
@@ -196,7 +196,7 @@ def compare(a: Sequence[Prediction], b: Sequence[Prediction], metric: str, rng: 
         )
     values_a, statistic = metric_values(first, metric)
     values_b, _ = metric_values(second, metric)
-    clusters = _clusters(first)
+    clusters = example_clusters(first)
     paired = paired_bootstrap(values_a, values_b, clusters, statistic=statistic, rng=rng)
     mcnemar_fits = (
         statistic is None and clusters is None and all(_right_or_wrong(v, metric) for v in (values_a, values_b))
@@ -410,7 +410,7 @@ def _by_cost(c: Contender) -> tuple[bool, float, str]:
 
 
 # ── what the tests need to know ──────────────────────────────────────────────────────────────────────────
-def _clusters(predictions: Sequence[Prediction]) -> list[str] | None:
+def example_clusters(predictions: Sequence[Prediction]) -> list[str] | None:
     """Cluster of each prediction, those without one by themselves; None where no two share one."""
     names = [f"example {i}" if p.cluster is None else f"cluster {p.cluster}" for i, p in enumerate(predictions)]
     return names if len(set(names)) < len(names) else None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tunesmith.errors import EvaluationError
 from tunesmith.measures import metrics, multi_label, regression, translation
-from tunesmith.measures.uncertainty import Statistic
+from tunesmith.measures.uncertainty import Statistic, weighted_mean
 from tunesmith.records import Prediction
 
 Values = Callable[[Sequence[Prediction]], NDArray[Any]]
@@ -62,6 +62,10 @@ class Metric:
     comparable: bool = True
     margin: float = 0.01
     span: float | None = 1.0
+
+    def of(self, values: NDArray[Any], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The metric of many resamples: values (n, ...), counts (resamples, n) -> (resamples,)."""
+        return (self.statistic or weighted_mean)(values, counts)
 
 
 def metric_words(metric: str) -> str:

@@ -110,7 +110,9 @@ def label_overlaps(predictions: Sequence[str], targets: Sequence[str]) -> Floats
     _check_lengths(predictions, targets)
     pairs = [(label_set(p), label_set(t)) for p, t in zip(predictions, targets, strict=True)]
     labels = sorted(frozenset().union(*(p | t for p, t in pairs)))
-    named, right = (np.array([[label in pair[side] for label in labels] for pair in pairs]) for side in (0, 1))
+    named, right = (
+        np.array([[label in pair[side] for label in labels] for pair in pairs], dtype=bool) for side in (0, 1)
+    )
     return np.stack([named & right, named.astype(np.float64) + right], axis=1)
 
 

@@ -130,7 +130,9 @@ def bootstrap_interval(
     """
     items = _checked(values)
     chosen = statistic or weighted_mean
-    results = np.concatenate([chosen(items, counts) for counts in _resamples(clusters, len(items), rng, resamples)])
+    results = np.concatenate(
+        [chosen(items, counts) for counts in resample_counts(clusters, len(items), rng, resamples)]
+    )
     low, high = np.quantile(results, [0.025, 0.975])
     value = chosen(items, np.ones((1, len(items))))[0]
     return Interval(float(value), float(low), float(high), len(items))
@@ -180,7 +182,8 @@ def paired_bootstrap(
         raise ValueError(f"a has {first.shape[0]} items and b {second.shape[0]}: expected the same items in both.")
     chosen = statistic or weighted_mean
     parts = [
-        chosen(first, counts) - chosen(second, counts) for counts in _resamples(clusters, len(first), rng, resamples)
+        chosen(first, counts) - chosen(second, counts)
+        for counts in resample_counts(clusters, len(first), rng, resamples)
     ]
     results = np.concatenate(parts)
     low, high = np.quantile(results, [0.025, 0.975])
@@ -214,7 +217,7 @@ def difference_of_means(a: ArrayLike, b: ArrayLike, *, rng: np.random.Generator,
     """
     first, second = _checked(a), _checked(b)
     means = [
-        np.concatenate([weighted_mean(x, counts) for counts in _resamples(None, len(x), rng, resamples)])
+        np.concatenate([weighted_mean(x, counts) for counts in resample_counts(None, len(x), rng, resamples)])
         for x in (first, second)
     ]
     low, high = np.quantile(means[0] - means[1], [0.025, 0.975])
@@ -377,10 +380,20 @@ def _groups(clusters: Sequence[Hashable] | None, n: int) -> tuple[NDArray[np.int
     return groups, len(numbers)
 
 
-def _resamples(
+def resample_counts(
     clusters: Sequence[Hashable] | None, n: int, rng: np.random.Generator, resamples: int
 ) -> Iterator[Floats]:
-    """Blocks of counts, shape (at most block, n): how often each item was drawn."""
+    """Resamples of n items as blocks of counts, shape (at most a block, n): how often each item was drawn.
+
+    Args:
+        clusters: Names of what items share, length n; they are drawn whole. None: items are independent.
+        n: Number of items.
+        rng: Source of the resamples.
+        resamples: Number of resamples over all blocks.
+
+    Raises:
+        ValueError: If the number of clusters is not n.
+    """
     groups, n_groups = _groups(clusters, n)
     block = max(1, BLOCK_ELEMENTS // n)
     for start in range(0, resamples, block):

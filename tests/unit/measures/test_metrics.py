@@ -5,10 +5,21 @@ import doctest
 import numpy as np
 import pytest
 
-from tunesmith.measures import metrics, uncertainty
+from tunesmith.measures import (
+    gradients,
+    metrics,
+    mixing,
+    multi_label,
+    regression,
+    retention,
+    translation,
+    uncertainty,
+)
 
 
-@pytest.mark.parametrize("module", [metrics, uncertainty])
+@pytest.mark.parametrize(
+    "module", [gradients, metrics, mixing, multi_label, regression, retention, translation, uncertainty]
+)
 def test_the_examples_in_the_docstrings_are_true(module):
     result = doctest.testmod(module)
     assert result.attempted > 0

@@ -1,0 +1,140 @@
+"""A linear model on fixed vectors, fitted to the end: logistic regression, one against the rest, or ridge.
+
+Arrays in, weights out. The strength of the penalty is chosen on held-out vectors.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+HeadLoss = Literal["cross_entropy", "binary", "squared"]
+
+C_GRID = tuple(float(c) for c in np.logspace(-2, 3, 11))  # inverse strength of the L2 penalty
+UNSEEN = -30.0  # bias of a label without an example: e^-30 of the others' probability
+
+
+@dataclass(frozen=True, slots=True)
+class LinearFit:
+    """``outputs = vectors @ weights.T + bias``.
+
+    Attributes:
+        weights: Shape (outputs, width).
+        bias: Shape (outputs,).
+        c: The chosen inverse strength of the penalty.
+        tried: For each C of the grid its ``score`` on the held-out vectors, higher is better, and their loss:
+            ``nll`` in nats, or ``squared_error``.
+    """
+
+    weights: Floats
+    bias: Floats
+    c: float
+    tried: tuple[dict[str, float], ...]
+
+    def outputs(self, vectors: NDArray[Any]) -> Floats:
+        """Logits or numbers of vectors (n, width), shape (n, outputs)."""
+        found: Floats = vectors @ self.weights.T + self.bias
+        return found
+
+
+def fit_linear(
+    vectors: NDArray[Any],
+    targets: NDArray[Any],
+    held_out: NDArray[Any],
+    held_out_targets: NDArray[Any],
+    loss: HeadLoss,
+    outputs: int,
+) -> LinearFit:
+    """Fit for each C of ``C_GRID`` and keep the best on held-out vectors (ties: lower loss, then smaller C).
+
+    Args:
+        vectors: Shape (n, width), of length about 1, which the grid is made for.
+        targets: Shape (n, targets): a label's place for ``cross_entropy``, 0 or 1 for each label for ``binary``, a
+            number for ``squared``.
+        held_out: Shape (m, width).
+        held_out_targets: As ``targets``, shape (m, targets).
+        loss: ``cross_entropy`` is logistic regression, judged by accuracy; ``binary`` one such against the rest for
+            each label, judged by its loss; ``squared`` ridge regression of numbers brought to mean 0 and spread 1,
+            with the penalty 1 / C, judged by its loss.
+        outputs: Number of labels, or of numbers.
+
+    Source:
+        scikit-learn's ``LogisticRegression`` and ``Ridge``, which do the fitting.
+    """
+    fits: dict[str, Callable[[float], tuple[Floats, Floats]]] = {
+        "cross_entropy": lambda c: _logistic(vectors, targets[:, 0].astype(int), c, outputs),
+        "binary": lambda c: _one_against_rest(vectors, targets, c),
+        "squared": lambda c: _ridge(vectors, targets, c),
+    }
+    fitted = [fits[loss](c) for c in C_GRID]
+    tried = [_judge(held_out @ weights.T + bias, held_out_targets, loss) for weights, bias in fitted]
+    best = max(range(len(tried)), key=lambda i: (tried[i]["score"], -min(tried[i].values())))
+    rows = tuple({"C": c, **found} for c, found in zip(C_GRID, tried, strict=True))
+    return LinearFit(*fitted[best], C_GRID[best], rows)
+
+
+def log_softmax(logits: NDArray[Any]) -> Floats:
+    """Logarithms of the softmax of rows, shape (n, outputs)."""
+    shifted = logits - logits.max(1, keepdims=True)
+    found: Floats = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return found
+
+
+def binary_losses(logits: NDArray[Any], targets: NDArray[Any]) -> Floats:
+    """−log P(target) of independent yes-or-no decisions, nats, shape (n, labels)."""
+    return np.logaddexp(0.0, logits) - targets * logits
+
+
+def _judge(outputs: Floats, targets: NDArray[Any], loss: HeadLoss) -> dict[str, float]:
+    if loss == "cross_entropy":
+        places = targets[:, 0].astype(int)
+        nll = -float(log_softmax(outputs)[np.arange(len(places)), places].mean())
+        return {"score": float((outputs.argmax(1) == places).mean()), "nll": nll}
+    if loss == "binary":
+        nll = float(binary_losses(outputs, targets).mean())
+        return {"score": -nll, "nll": nll}
+    error = float(((outputs - targets) ** 2).mean())
+    return {"score": -error, "squared_error": error}
+
+
+def _logistic(vectors: NDArray[Any], places: NDArray[Any], c: float, outputs: int) -> tuple[Floats, Floats]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    weights, bias = np.zeros((outputs, vectors.shape[1])), np.full(outputs, UNSEEN)
+    if len(np.unique(places)) == 1:
+        bias[places[0]] = 0.0
+        return weights, bias
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # its held-out score decides, converged or not
+        fitted = LogisticRegression(C=c, max_iter=1000).fit(vectors, places)
+    if len(fitted.classes_) == 2:  # scikit-learn keeps the second row's logit less the first's
+        weights[fitted.classes_] = np.concatenate([-fitted.coef_ / 2, fitted.coef_ / 2])
+        bias[fitted.classes_] = np.concatenate([-fitted.intercept_ / 2, fitted.intercept_ / 2])
+    else:
+        weights[fitted.classes_], bias[fitted.classes_] = fitted.coef_, fitted.intercept_
+    return weights, bias
+
+
+def _one_against_rest(vectors: NDArray[Any], targets: NDArray[Any], c: float) -> tuple[Floats, Floats]:
+    weights, bias = np.zeros((targets.shape[1], vectors.shape[1])), np.zeros(targets.shape[1])
+    for label, held in enumerate(targets.T):
+        pair, offset = _logistic(vectors, held.astype(int), c, 2)
+        weights[label], bias[label] = pair[1] - pair[0], offset[1] - offset[0]
+    return weights, bias
+
+
+def _ridge(vectors: NDArray[Any], targets: NDArray[Any], c: float) -> tuple[Floats, Floats]:
+    from sklearn.linear_model import Ridge
+
+    mean, spread = targets.mean(0), targets.std(0)
+    spread = np.where(spread > 0, spread, 1.0)
+    fitted = Ridge(alpha=1 / c).fit(vectors, (targets - mean) / spread)
+    weights = np.atleast_2d(fitted.coef_) * spread[:, None]
+    return weights, np.atleast_1d(fitted.intercept_) * spread + mean
