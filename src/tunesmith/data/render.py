@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from tunesmith.errors import DataError
 from tunesmith.records import Finding, Message
@@ -83,7 +83,7 @@ class Renderer:
         if not trained:
             raise DataError("no assistant message with a weight above 0, so no token would be trained.")
         messages = messages[: trained[-1] + 1]
-        self._refuse_control_tokens(messages)
+        self.refuse_control_tokens(messages)
         ids, spans = (self._by_template if self.has_template else self._plain)(messages, trained)
         ids = ids[: spans[-1][1]]
         labels = [IGNORE_INDEX] * len(ids)
@@ -98,7 +98,7 @@ class Renderer:
         """
         if messages and messages[-1].role == "assistant":
             messages = messages[:-1]
-        self._refuse_control_tokens(messages)
+        self.refuse_control_tokens(messages)
         if self.has_template:
             return self._tokens(messages, header=True)
         return self._plain(messages, [])[0]
@@ -164,7 +164,7 @@ class Renderer:
             return self._eos
         return next((i for i in whole[start:] if i in self._special or i == self._eos), None)
 
-    def _refuse_control_tokens(self, messages: tuple[Message, ...]) -> None:
+    def refuse_control_tokens(self, messages: tuple[Message, ...]) -> None:
         """Text such as <|im_end|> would become the token itself, and end a turn where the data does not."""
         for number, message in enumerate(messages, 1):
             if self._openers.isdisjoint(message.content):
@@ -194,16 +194,26 @@ class Renderer:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
 
+class Renders(Protocol):
+    """What renders a conversation: a ``Renderer``, or that of another kind of input."""
+
+    tokenizer: Any
+    max_length: int
+
+    def render(self, conversation: Any, example_id: str, /) -> Rendered: ...
+
+
 def render_all(
-    renderer: Renderer,
-    examples: Sequence[tuple[str, tuple[Message, ...]]],
+    renderer: Renders,
+    examples: Sequence[tuple[str, Any]],
     overlong: Literal["refuse", "drop", "truncate_left"],
 ) -> tuple[list[Rendered], list[Finding]]:
     """Render many examples, and treat those over ``renderer.max_length`` tokens as told.
 
     Args:
         renderer: How to render.
-        examples: Pairs of a name (an id, or file and line) and the messages; the name becomes ``example_id``.
+        examples: Pairs of a name (an id, or file and line) and what is rendered (the messages); the name becomes
+            ``example_id``.
         overlong: ``refuse`` raises; ``drop`` leaves them out; ``truncate_left`` cuts the beginning of the
             prompt and keeps everything from the first answer on, and a beginning-of-sequence token.
 
