@@ -16,6 +16,15 @@ from tunesmith.evaluate.compare import (
     metric_interval,
     read_contender,
 )
+from tunesmith.evaluate.metrics import (
+    METRICS,
+    bare_difference,
+    detectable_in_words,
+    difference_in_words,
+    in_words,
+    item_scores,
+    metric_words,
+)
 from tunesmith.measures.uncertainty import mcnemar, minimum_detectable_effect
 from tunesmith.records import Prediction
 
@@ -314,3 +323,175 @@ def test_cost_is_training_plus_ten_thousand_predictions():
     assert candidate_cost(100.0, 0.01) == 200.0
     assert candidate_cost(None, 0.01) == 100.0
     assert candidate_cost(5.0, None) == float("inf")
+
+
+# ── metrics in other units and directions ────────────────────────────────────────────────────────────────
+def numbers(candidate, error, n=200, noise=0.0):
+    """Predictions of numbers whose absolute error is ``error`` plus noise."""
+    draw = np.random.default_rng(3)
+    targets = draw.normal(size=n)
+    said = targets + error * draw.choice([-1, 1], n) + noise * draw.normal(size=n)
+    return [
+        Prediction(f"id {i:04}", candidate, repr(float(p)), repr(float(t)), 0.0)
+        for i, (p, t) in enumerate(zip(said, targets, strict=True))
+    ]
+
+
+def judged(sides, metric, margin=None, costs=None):
+    sides = {name: [replace(p, candidate=name) for p in predictions] for name, predictions in sides.items()}
+    found = compare_all(sides, metric, rng())
+    contenders = [
+        contender(name, metric_interval(p, metric, rng()).value, (costs or COSTS)[name]) for name, p in sides.items()
+    ]
+    return choose(contenders, found, metric=metric, margin=margin), found
+
+
+def test_where_lower_is_better_the_smaller_error_wins_and_differences_stay_a_minus_b():
+    sides = {"embedding/minilm-l6": numbers("e", 0.5), "tune/tiny/lora": numbers("t", 0.2)}
+    verdict, (found,) = judged(sides, "mae")
+    assert found.difference == pytest.approx(0.3)
+    assert found.gain[0] == pytest.approx(-0.3)
+    assert not found.shows_more_than(0.0)
+    assert found.swapped().shows_more_than(0.25)
+    assert (verdict.choice, verdict.confident) == ("tune/tiny/lora", True)
+    assert (
+        "Use tune/tiny/lora (mean absolute error 0.2000): 0.3000 better than embedding/minilm-l6 "
+        "(95 % interval 0.3000 to 0.3000, 200 test examples)" in verdict.reason
+    )
+    assert "margin of 0.3000 or more" in verdict.would_change
+    assert "points" not in verdict.reason + verdict.would_change
+    # the same numbers the other way round: the cheaper one is best, and stays
+    other, _ = judged({"embedding/minilm-l6": numbers("e", 0.2), "tune/tiny/lora": numbers("t", 0.5)}, "mae")
+    assert (other.choice, other.confident) == ("embedding/minilm-l6", True)
+
+
+def test_a_margin_in_the_targets_unit_keeps_the_cheaper_one():
+    sides = {"embedding/minilm-l6": numbers("e", 0.5), "tune/tiny/lora": numbers("t", 0.2)}
+    verdict, _ = judged(sides, "mae", margin=0.4)
+    assert verdict.choice == "embedding/minilm-l6"
+    assert "margin of 0.4000 that matters" in verdict.reason
+    assert "margin below 0.3000" in verdict.would_change
+
+
+def test_correlations_are_said_as_plain_numbers():
+    sides = {"embedding/minilm-l6": numbers("e", 0.0, noise=1.0), "tune/tiny/lora": numbers("t", 0.0, noise=0.3)}
+    verdict, (found,) = judged(sides, "pearson")
+    assert verdict.choice == "tune/tiny/lora"
+    assert f"{-found.difference:.3f} better than embedding/minilm-l6" in verdict.reason
+    assert "Pearson correlation 0.9" in verdict.reason
+    assert "points" not in verdict.reason + verdict.would_change
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_a_candidate_that_says_one_number_is_unrelated_and_never_better(metric):
+    constant = [replace(p, prediction="0.0") for p in numbers("b", 0.0)]
+    interval = metric_interval(constant, metric, rng())
+    assert (interval.value, interval.low, interval.high) == (0.0, 0.0, 0.0)
+    weak = numbers("t", 0.0, noise=3.0)
+    found = compare(constant, weak, metric, rng())
+    assert found.difference < 0
+    assert not found.shows_more_than(0.0)
+    same = compare(constant, [replace(p, candidate="c") for p in constant], metric, rng())
+    assert (same.p_value, same.items_to_detect) == (1.0, None)
+    assert same.minimum_detectable_effect > 0
+    with pytest.raises(EvaluationError, match=r"all 200 test targets are 1\.0"):
+        metric_interval([replace(p, target="1.0") for p in weak], metric, rng())
+
+
+def test_numbers_that_are_none_are_named():
+    wrong = [replace(p, prediction="about three") if i < 5 else p for i, p in enumerate(numbers("t", 0.1))]
+    with pytest.raises(EvaluationError, match=r"'about three' of example id 0000.*and 2 more is not a number"):
+        metric_interval(wrong, "mae", rng())
+    with pytest.raises(EvaluationError, match="'nan' of example"):
+        metric_interval([replace(p, prediction="nan") for p in wrong], "pearson", rng())
+
+
+def translations(candidate, wrong, n=60):
+    """Sentences of which the first ``wrong`` share no word with the reference."""
+    words = ["le", "petit", "chat", "noir", "dort", "sur", "un", "tapis", "vert", "devant", "la", "porte"]
+    targets = [" ".join(words[(i + k) % len(words)] for k in range(8)) for i in range(n)]
+    return [Prediction(f"id {i:04}", candidate, "zzz" if i < wrong else t, t, 0.0) for i, t in enumerate(targets)]
+
+
+@pytest.mark.parametrize(("metric", "words"), [("chrf", "chrF"), ("bleu", "BLEU")])
+def test_scores_out_of_a_hundred_are_points_already(metric, words):
+    sides = {"embedding/minilm-l6": translations("e", 20), "tune/tiny/lora": translations("t", 0)}
+    verdict, (found,) = judged(sides, metric)
+    assert found.test == "paired_bootstrap"
+    assert -100 < found.difference < -10
+    assert found.minimum_detectable_effect > 1
+    assert f"({words} 100.0): {-found.difference:.1f} points better than" in verdict.reason
+    # the default margin is one point of the metric: half a point does not pay
+    comparison = replace(found, difference=-0.6, low=-0.9, high=-0.3)
+    pair = [contender("embedding/minilm-l6", 40.0, 1.0), contender("tune/tiny/lora", 40.6, 100.0)]
+    assert choose(pair, [comparison], metric=metric, margin=None).choice == "embedding/minilm-l6"
+
+
+def test_sets_of_labels_are_compared():
+    def labelled(candidate, right):
+        return [Prediction(f"id {i:04}", candidate, "a|b" if ok else "a", "a|b", 0.0) for i, ok in enumerate(right)]
+
+    a, b = labelled("a", right_answers(100, 0.9)), labelled("b", right_answers(100, 0.5, seed=1))
+    assert metric_interval(a, "subset_accuracy", rng()).value == metric_interval(a, "accuracy", rng()).value
+    for metric in ("micro_f1", "macro_f1_labels", "subset_accuracy"):
+        found = compare(a, b, metric, rng())
+        assert found.shows_more_than(0.01)
+        assert found.test == ("mcnemar_mid_p" if metric == "subset_accuracy" else "paired_bootstrap")
+
+
+def test_a_right_or_wrong_test_is_not_made_of_errors_that_happen_to_be_whole():
+    whole = [Prediction(f"id {i}", "a", str(i % 3 + i % 2), str(i % 3), 0.0) for i in range(50)]
+    other = [replace(p, candidate="b", prediction=p.target) for p in whole]
+    assert compare(whole, other, "mae", rng()).test == "paired_bootstrap"
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_can_be_measured_said_and_bounded(metric):
+    predictions = [
+        replace(p, nll=0.5, probabilities=(0.9, 0.1)) for p in numbers("tune/tiny/lora", 0.3, n=30, noise=0.1)
+    ]
+    interval = metric_interval(predictions, metric, rng())
+    assert interval.low - 1e-12 <= interval.value <= interval.high + 1e-12
+    assert metric_words(metric) and in_words(interval.value, metric)
+    assert len(item_scores(predictions, metric)) == 30
+    if METRICS[metric].comparable:
+        found = compare(predictions, [replace(p, candidate="b") for p in predictions], metric, rng())
+        assert (found.difference, found.p_value) == (0.0, 1.0)
+        assert found.minimum_detectable_effect > 0
+        assert "≥" not in detectable_in_words(found.minimum_detectable_effect, metric)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "said", "difference", "signed"),
+    [
+        ("accuracy", 0.8123, "81.2 %", "4.0 points", "+4.0"),
+        ("macro_f1", 0.8123, "0.812", "4.0 points", "+4.0"),
+        ("pearson", -0.8123, "−0.812", "0.040", "+0.040"),
+        ("chrf", 45.678, "45.7", "0.0 points", "+0.0"),
+        ("mae", 21_534.4, "21,534", "0.04000", "+0.04000"),
+        ("mae", 0.00123456, "0.001235", "0.04000", "+0.04000"),
+    ],
+)
+def test_numbers_are_said_in_their_unit(metric, value, said, difference, signed):
+    assert in_words(value, metric) == said
+    assert difference_in_words(0.04, metric) == difference
+    assert bare_difference(0.04, metric, signed=True) == signed
+    assert bare_difference(-0.04, metric, signed=True) in ("−" + signed[1:], "+0.0")
+
+
+def test_order_of_single_answers_puts_the_worst_first_whatever_the_direction():
+    far, near = numbers("t", 2.0, n=1)[0], numbers("t", 0.1, n=1)[0]
+    for metric in ("mae", "pearson", "spearman"):
+        assert item_scores([far, near], metric)[0] < item_scores([far, near], metric)[1]
+    bad, good = translations("t", 1, n=2)
+    for metric in ("chrf", "bleu"):
+        assert item_scores([bad, good], metric) == pytest.approx([0.0, 100.0])
+
+
+def test_forgetting_that_cannot_happen_passes_and_one_that_was_not_measured_does_not():
+    head = TUNED | {"forgetting": {"status": "not_applicable", "reason": "the model writes no text"}}
+    assert read_contender(head, "accuracy").unmeasured == ()
+    off = TUNED | {"forgetting": {"status": "not_run", "reason": "off"}}
+    assert read_contender(off, "accuracy").unmeasured == ("forgetting",)
+    never = TUNED | {"overfitting": {"status": "not_applicable", "reason": "…"}}
+    assert read_contender(never, "accuracy").unmeasured == ("overfitting",)
