@@ -7,10 +7,11 @@ from typing import Literal
 
 from tunesmith.config import Data
 from tunesmith.data.read import ReadResult, read_examples
-from tunesmith.data.split import limit_train, split_examples
+from tunesmith.data.read.formats import LABELLED
+from tunesmith.data.split import labels_of, limit_train, split_examples
 from tunesmith.errors import DataError
 from tunesmith.records import Finding, Split
-from tunesmith.sources import resolve_file
+from tunesmith.sources import resolve_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Prepared:
     split: Split
     files: dict[str, ReadResult]
     findings: tuple[Finding, ...]
+    task_kind: str = "classification"
 
     @property
     def instruction(self) -> str | None:
@@ -28,12 +30,17 @@ class Prepared:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels of train, sorted; empty where examples have none."""
-        return tuple(sorted({e.label for e in self.split.train if e.label is not None}))
+        """The labels of train, sorted; of several each by itself; empty where examples have none or numbers."""
+        if self.task_kind == "regression":
+            return ()
+        labelled = [e for e in self.split.train if e.label is not None]
+        return tuple(sorted({label for e in labelled for label in labels_of(e, self.task_kind)}))
 
 
 def prepare_data(data: Data, task_kind: str, seed: int) -> Prepared:
     """Read and split the data of a task; ``data.train_limit`` is applied last, so that it moves nothing.
+
+    Classifications are stratified by label, and regressions by tenths of the target: see ``split_examples``.
 
     Raises:
         NotFoundError: If a file is not there.
@@ -46,24 +53,13 @@ def prepare_data(data: Data, task_kind: str, seed: int) -> Prepared:
         source: str | None = getattr(data, part)
         if source is None:
             continue
-        path = resolve_file(source)
         try:
-            files[part] = read_examples(
-                path,
-                task_kind,
-                format=data.format,
-                text=data.text,
-                label=data.label,
-                group=data.group,
-                policy=data.policy,
-                name=source,
-                part=part,
-            )
+            files[part] = read_source(source, data, task_kind, part)
         except DataError as error:
             problems.append(str(error))
     if problems:
         raise DataError("\n".join(problems))
-    stratify = task_kind == "classification"
+    stratify = task_kind in LABELLED
     split = split_examples(
         files["train"].examples,
         seed=seed,
@@ -72,9 +68,42 @@ def prepare_data(data: Data, task_kind: str, seed: int) -> Prepared:
         validation=files["validation"].examples if "validation" in files else None,
         test=files["test"].examples if "test" in files else None,
         stratify=stratify,
+        task_kind=task_kind,
     )
     if data.train_limit is not None:
-        kept = limit_train(split.train, data.train_limit, stratify)
+        kept = limit_train(split.train, data.train_limit, stratify, task_kind)
         split = Split(kept, split.validation, split.test, split.findings)
     found = tuple(finding for result in files.values() for finding in result.findings)
-    return Prepared(split, files, found + split.findings)
+    return Prepared(split, files, found + split.findings, task_kind)
+
+
+def read_source(
+    source: str, data: Data, task_kind: str, part: Literal["train", "validation", "test"] = "train"
+) -> ReadResult:
+    """Fetch and read what a source stands for, laid out as the settings say.
+
+    Raises:
+        NotFoundError: If there is no such file.
+        DataError: If the data cannot be used.
+    """
+    return read_examples(
+        resolve_files(source, _image_folder(data.image)),
+        task_kind,
+        format=data.format,
+        text=data.text,
+        label=data.label,
+        group=data.group,
+        image=data.image,
+        columns=data.columns,
+        template=data.template,
+        policy=data.policy,
+        name=source,
+        part=part,
+    )
+
+
+def _image_folder(image: str | None) -> str | None:
+    """The folder of the images, relative to the data file's: what stands before the first {column}."""
+    if image is None or image.startswith(("/", "~")):
+        return None
+    return image.partition("{")[0].rpartition("/")[0] if "{" in image else ""

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import math
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tunesmith.errors import DataError
-from tunesmith.records import Example, Finding, Split, content_hash
+from tunesmith.records import LABEL_SEPARATOR, Example, Finding, Split, content_hash
 
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2
 MINIMUM = {"train": 4, "validation": 2, "test": 5}  # below this a part says nothing at all
+QUANTILES = 10  # strata of a regression's targets
 NAMED = 20  # examples named in a finding
 
 
 def same_text_key(example: Example) -> str:
     """Hash of what the model is shown, blind to case, white space and Unicode spelling (NFKC).
 
-    Examples that agree here are kept on one side of a split. Equal ``prompt_key`` implies equal keys here.
+    Examples that agree here are kept on one side of a split. Equal ``prompt_key`` implies equal keys here: an image
+    counts by its content, and a table's columns by the text they are rendered to.
     """
-    if example.text is not None:
-        return content_hash(_plain(example.text))
-    return content_hash([[m.role, _plain(m.content)] for m in example.prompt])
+    shown: Any = _plain(example.text) if example.text is not None else None
+    if shown is None:
+        shown = [[m.role, _plain(m.content)] for m in example.prompt]
+    return content_hash([shown, example.image_hash or example.image] if example.image else shown)
 
 
 def _plain(text: str) -> str:
@@ -47,6 +52,7 @@ def split_examples(
     validation: Sequence[Example] | None = None,
     test: Sequence[Example] | None = None,
     stratify: bool,
+    task_kind: str = "classification",
 ) -> Split:
     """Split examples into train, validation and test. The result does not depend on their order.
 
@@ -56,9 +62,12 @@ def split_examples(
 
     - Shares, not stratified: a cluster is in test if its place is below ``test_size``. Adding rows later
       never moves another row, unless a new row joins two clusters; sizes are met up to chance.
-    - Stratified, or sizes given as counts: within each label the clusters are ranked by place, and each label
+    - Stratified, or sizes given as counts: within each stratum the clusters are ranked by place, and each stratum
       gives its part of the size, to within one example (clusters of several examples: within one cluster).
       Adding k rows then moves old rows only at the border of two parts, about the square root of k of them.
+
+    A stratum is a label; in ``multi_label``, the rarest label of an example, so that rare ones reach train; in
+    ``regression``, the tenth of all targets that an example's lies in (fewer parts below 100 examples).
 
     Train rows whose text or group also stands in a given validation or test set are dropped from train, and
     validation rows that stand in test are dropped from validation (finding ``split_leakage``). Exact
@@ -71,12 +80,13 @@ def split_examples(
         test_size: Share below 1, or number of examples; 0.2 if left out.
         validation: Validation examples, if they have their own file.
         test: Test examples, if they have their own file.
-        stratify: Keep the shares of the labels.
+        stratify: Keep the shares of the strata.
+        task_kind: What a label is: a class, several labels, or a number.
 
     Raises:
-        DataError: If a part comes out too small, or a given part has labels that train does not have.
+        DataError: If a part comes out too small, or validation or test has labels that train does not have.
     """
-    findings = _repetitions(examples)
+    findings = _repetitions(examples, task_kind)
     taken_test = _keys(test or ())
     train = [e for e in examples if not _touches(e, taken_test)]
     held = list(validation) if validation is not None else None
@@ -92,7 +102,7 @@ def split_examples(
     for setting, size in (("test_size", wanted_test), ("validation_size", wanted_validation)):
         if size > 1 and size != int(size):
             raise DataError(f"data.{setting} is {size}; expected a share below 1 or a whole number of examples.")
-    clusters = _clusters(train, seed)
+    clusters = _clusters(train, seed, _stratum_of(train, task_kind))
     divide = _by_rank if stratify or wanted_test >= 1 or wanted_validation >= 1 else _by_place
     parts = divide(clusters, wanted_test, wanted_validation, stratify)
     new_test, new_validation, new_train = ([e for c in part for e in c.examples] for part in parts)
@@ -102,23 +112,26 @@ def split_examples(
         "test": list(test) if test is not None else new_test,
     }
     _refuse_small(result, len(examples))
-    if stratify:
-        _refuse_unknown_labels(result)
+    if stratify and task_kind != "regression":
+        _refuse_unknown_labels(result, task_kind)
     ordered = {part: _in_order(rows, seed) for part, rows in result.items()}
     return Split(ordered["train"], ordered["validation"], ordered["test"], tuple(findings))
 
 
-def limit_train(train: Sequence[Example], limit: int, stratify: bool) -> tuple[Example, ...]:
-    """The first ``limit`` examples, in the order given; with ``stratify`` each label keeps its share.
+def limit_train(
+    train: Sequence[Example], limit: int, stratify: bool, task_kind: str = "classification"
+) -> tuple[Example, ...]:
+    """The first ``limit`` examples, in the order given; with ``stratify`` each stratum keeps its share.
 
-    Every label keeps at least one example as long as the limit allows. A larger limit keeps what a smaller
+    Every stratum keeps at least one example as long as the limit allows. A larger limit keeps what a smaller
     one kept, up to rounding.
     """
     if limit >= len(train):
         return tuple(train)
     if not stratify:
         return tuple(train[:limit])
-    counts = Counter(example.label or "" for example in train)
+    stratum_of = _stratum_of(train, task_kind)
+    counts = Counter(stratum_of(example) for example in train)
     quota = _quotas(counts, limit, counts)
     for label in sorted(quota, key=lambda name: counts[name]):
         richest = max(quota, key=lambda name: (quota[name], name))
@@ -126,17 +139,38 @@ def limit_train(train: Sequence[Example], limit: int, stratify: bool) -> tuple[E
             quota[label], quota[richest] = 1, quota[richest] - 1
     kept: list[Example] = []
     for example in train:
-        if quota[example.label or ""] > 0:
-            quota[example.label or ""] -= 1
+        if quota[stratum_of(example)] > 0:
+            quota[stratum_of(example)] -= 1
             kept.append(example)
     return tuple(kept)
+
+
+# ── strata ───────────────────────────────────────────────────────────────────────────────────────────────
+def labels_of(example: Example, task_kind: str) -> tuple[str, ...]:
+    """The labels of an example: one, or with ``multi_label`` none or several."""
+    if task_kind == "multi_label":
+        return tuple(label for label in (example.label or "").split(LABEL_SEPARATOR) if label)
+    return (example.label or "",)
+
+
+def _stratum_of(examples: Sequence[Example], task_kind: str) -> Callable[[Example], str]:
+    """A function that names an example's stratum among these."""
+    if task_kind == "multi_label":
+        counts = Counter(label for example in examples for label in labels_of(example, task_kind))
+        return lambda e: min(labels_of(e, task_kind), key=lambda label: (counts[label], label), default="")
+    if task_kind == "regression" and examples:
+        targets = sorted(float(e.label or "nan") for e in examples)
+        parts = max(1, min(QUANTILES, len(targets) // 10))
+        edges = [targets[len(targets) * i // parts] for i in range(1, parts)]
+        return lambda e: str(bisect.bisect_right(edges, float(e.label or "nan")))
+    return lambda e: e.label or ""
 
 
 # ── clusters ─────────────────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True, slots=True)
 class _Cluster:
     place: float  # in [0, 1)
-    label: str
+    stratum: str
     examples: tuple[Example, ...]
 
 
@@ -145,7 +179,7 @@ def _place(seed: int, key: str) -> float:
     return int.from_bytes(digest[:8]) / 2**64
 
 
-def _clusters(examples: Sequence[Example], seed: int) -> list[_Cluster]:
+def _clusters(examples: Sequence[Example], seed: int, stratum_of: Callable[[Example], str]) -> list[_Cluster]:
     """Union of equal texts and equal groups, in order of place."""
     parent: dict[str, str] = {}
 
@@ -162,13 +196,16 @@ def _clusters(examples: Sequence[Example], seed: int) -> list[_Cluster]:
     members: dict[str, list[Example]] = defaultdict(list)
     for example, key in zip(examples, keys, strict=True):
         members[root(f"text:{key}")].append(example)
-    clusters = [_Cluster(_place(seed, key), _usual_label(group), tuple(group)) for key, group in members.items()]
+    clusters = [
+        _Cluster(_place(seed, key), _usual([stratum_of(e) for e in group]), tuple(group))
+        for key, group in members.items()
+    ]
     return sorted(clusters, key=lambda cluster: cluster.place)
 
 
-def _usual_label(examples: Sequence[Example]) -> str:
-    counts = Counter(example.label or "" for example in examples)
-    return min(counts, key=lambda label: (-counts[label], label))
+def _usual(strata: Sequence[str]) -> str:
+    counts = Counter(strata)
+    return min(counts, key=lambda stratum: (-counts[stratum], stratum))
 
 
 _Parts = tuple[list[_Cluster], list[_Cluster], list[_Cluster]]
@@ -183,7 +220,7 @@ def _by_place(clusters: list[_Cluster], test: float, validation: float, stratify
 
 
 def _by_rank(clusters: list[_Cluster], test: float, validation: float, stratify: bool) -> _Parts:
-    label_of: Callable[[_Cluster], str] = (lambda c: c.label) if stratify else (lambda c: "")
+    label_of: Callable[[_Cluster], str] = (lambda c: c.stratum) if stratify else (lambda c: "")
     counts: Counter[str] = Counter()
     for cluster in clusters:
         counts[label_of(cluster)] += len(cluster.examples)
@@ -266,16 +303,16 @@ def _leakage(part: str, before: Sequence[Example], after: Sequence[Example]) -> 
     ]
 
 
-def _repetitions(examples: Sequence[Example]) -> list[Finding]:
-    """Exact duplicates, and equal texts with different labels."""
+def _repetitions(examples: Sequence[Example], task_kind: str) -> list[Finding]:
+    """Exact duplicates, and equal texts with different labels or numbers."""
     ordered = sorted(examples, key=lambda e: (_file(e), row_of(e)))
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     repeated: list[Example] = []
     by_text: dict[str, list[Example]] = defaultdict(list)
     for example in ordered:
-        if (example.prompt_key, example.answer) in seen:
+        if example.id in seen:
             repeated.append(example)
-        seen.add((example.prompt_key, example.answer))
+        seen.add(example.id)
         by_text[same_text_key(example)].append(example)
     labelled = [[e for e in same if e.label is not None] for same in by_text.values()]
     conflicting = [e for same in labelled if len({e.label for e in same}) > 1 for e in same]
@@ -293,15 +330,18 @@ def _repetitions(examples: Sequence[Example]) -> list[Finding]:
             )
         )
     if conflicting:
+        measured = task_kind == "regression"  # a number may well come out otherwise the second time
         findings.append(
             Finding(
-                "conflicting_labels",
-                "warning",
+                "conflicting_numbers" if measured else "conflicting_labels",
+                "info" if measured else "warning",
                 len(conflicting),
-                f"{len(conflicting):,} rows have a text that also has another label; both cannot be right.",
+                f"{len(conflicting):,} rows have a text that also has another number; no model can meet both."
+                if measured
+                else f"{len(conflicting):,} rows have a text that also has another label; both cannot be right.",
                 rows=tuple(sorted(row_of(e) for e in conflicting)),
                 examples=tuple(f"{e.source}: {e.label}" for e in conflicting[:NAMED]),
-                fix="Decide on one label for each text.",
+                fix="Average them, or add what tells them apart." if measured else "Decide on one label for each text.",
             )
         )
     return findings
@@ -320,11 +360,11 @@ def _refuse_small(parts: dict[str, list[Example]], total: int) -> None:
         )
 
 
-def _refuse_unknown_labels(parts: dict[str, list[Example]]) -> None:
-    known = {e.label for e in parts["train"]}
+def _refuse_unknown_labels(parts: dict[str, list[Example]], task_kind: str) -> None:
+    known = {label for e in parts["train"] for label in labels_of(e, task_kind)}
     problems = []
     for part in ("validation", "test"):
-        unknown = Counter(e.label or "" for e in parts[part] if e.label not in known)
+        unknown = Counter(label for e in parts[part] for label in labels_of(e, task_kind) if label not in known)
         if unknown:
             named = ", ".join(f"'{label}' ({n})" for label, n in sorted(unknown.items())[:10])
             problems.append(

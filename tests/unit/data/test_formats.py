@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tunesmith.data.read import ReadResult, read_examples
-from tunesmith.data.read.formats import Layout, RowError, parse_row, recognise
+from tunesmith.data.read.cells import RowError
+from tunesmith.data.read.formats import Layout, parse_row, recognise
 from tunesmith.errors import DataError
 from tunesmith.records import Message
 

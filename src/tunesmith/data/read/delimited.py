@@ -1,10 +1,10 @@
-"""CSV and TSV with a header line; quotes as spreadsheets and pandas write them."""
+"""CSV and TSV with a header line, or with names given; quotes as spreadsheets and pandas write them."""
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,17 +12,20 @@ from tunesmith.data.read.rows import LINE_LIMIT_BYTES, BadRow, Row, not_utf8, op
 from tunesmith.errors import DataError
 
 
-def read_csv_rows(path: Path) -> Iterator[Row]:
-    """Yield (line where the row starts, columns or BadRow). A header without commas may use semicolons."""
+def read_csv_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[Row]:
+    """Yield (line where the row starts, columns or BadRow). A header without commas may use semicolons.
+
+    ``columns`` are the names where the file has no header line.
+    """
     with open_bytes(path) as file:
         head = file.peek(1)[: 1 << 16].split(b"\n", 1)[0]  # type: ignore[attr-defined]
-        yield from _rows(file, path.name, ";" if b";" in head and b"," not in head else ",")
+        yield from _rows(file, path.name, ";" if b";" in head and b"," not in head else ",", columns)
 
 
-def read_tsv_rows(path: Path) -> Iterator[Row]:
-    """Yield (line where the row starts, columns or BadRow)."""
+def read_tsv_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[Row]:
+    """Yield (line where the row starts, columns or BadRow). ``columns`` are the names where there is no header."""
     with open_bytes(path) as file:
-        yield from _rows(file, path.name, "\t")
+        yield from _rows(file, path.name, "\t", columns)
 
 
 class _Lines:
@@ -45,11 +48,12 @@ class _Lines:
                 yield data.decode("utf-8", "replace")
 
 
-def _rows(file: BinaryIO, name: str, delimiter: str) -> Iterator[Row]:
+def _rows(file: BinaryIO, name: str, delimiter: str, columns: Sequence[str]) -> Iterator[Row]:
     csv.field_size_limit(LINE_LIMIT_BYTES)  # the module's only setting that is global; 128 KiB otherwise
     lines = _Lines(file)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    header: list[str] | None = None
+    header: list[str] | None = list(columns) or None
+    where = "data.columns" if columns else "the header"
     while True:
         line = reader.line_num + 1
         try:
@@ -73,8 +77,10 @@ def _rows(file: BinaryIO, name: str, delimiter: str) -> Iterator[Row]:
             continue
         elif header is None:
             header = _header(fields, name, line)
+        elif line == 1 and [field.strip() for field in fields] == header:
+            continue  # data.columns says again what the header does
         elif len(fields) != len(header):
-            yield line, BadRow(line, f"{len(fields)} fields; the header has {len(header)}")
+            yield line, BadRow(line, f"{len(fields)} fields; {where} has {len(header)}")
         else:
             yield line, dict(zip(header, fields, strict=True))
 

@@ -5,21 +5,37 @@ sharegpt           {"conversations": [{"from", "value"}, …]}
 prompt_completion  {"prompt", "completion"}: strings, or lists of messages
 alpaca             {"instruction", "input"?, "output"}
 evals              {"input": string or messages, "ideal": string or list}
+preference         {"prompt"?, "chosen", "rejected"}, or OpenAI's: see preference.py
 columns            any other: one column with the text, one with the label (or the answer)
+table              each column but the label's and the group's is a feature: see table.py
 """
 
 from __future__ import annotations
 
 import difflib
-import json
-import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from tunesmith.data.read import preference
+from tunesmith.data.read.cells import (
+    RowError,
+    number_text,
+    read_labels,
+    read_messages,
+    read_number,
+    read_scalar,
+    read_text,
+    shown,
+)
+from tunesmith.data.read.images import locate_image
+from tunesmith.data.read.table import read_cell, render, template_columns
 from tunesmith.errors import DataError
-from tunesmith.records import ROLES, Example, Message
+from tunesmith.records import Example, Message
 
+LABELLED = ("classification", "multi_label", "regression")  # tasks of a text (or an image) and a label
 REQUIRED = {
     "chat": ("messages",),
     "sharegpt": ("conversations",),
@@ -47,25 +63,32 @@ ANSWER_NAMES = (
     "summary",
     "translation",
 )
-
-
-class RowError(ValueError):
-    """Why one row cannot be used; ``column`` is where, if one column is to blame."""
-
-    def __init__(self, reason: str, column: str | None = None) -> None:
-        super().__init__(reason)
-        self.column = column
+FURTHER_TEXT_NAMES = {"translation": ("source", "src", "source_text")}
+FURTHER_LABEL_NAMES = {
+    "multi_label": ("tags", "categories", "topics"),
+    "regression": ("score", "value", "rating", "y"),
+    "translation": ("tgt", "target_text"),
+}
+IMAGE_NAMES = ("image", "image_path", "file_name", "filename")
+LANGUAGE = re.compile(r"(?!id\b)[a-z]{2}([-_][a-z]{2,4})?", re.IGNORECASE)  # 'id' is a column of another kind
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the rows of one file are read. ``text`` and ``label`` are set for the format ``columns`` only."""
+    """How the rows of one file are read.
+
+    ``text`` is set for the format ``columns``, ``label`` for that and for ``table``, ``features`` and ``template``
+    for ``table`` only. ``image`` is a column, or a path with {column}s.
+    """
 
     format: str
     task_kind: str
     text: str | None = None
     label: str | None = None
     group: str | None = None
+    features: tuple[str, ...] = ()
+    template: str = "names"
+    image: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +108,33 @@ def recognise(
     text: str | None = None,
     label: str | None = None,
     group: str | None = None,
+    image: str | None = None,
+    template: str = "names",
 ) -> Layout:
     """Say how a file is laid out from its first rows; a named text or label column means plain columns.
 
     Raises:
-        DataError: If a named column is not there, or which column is which cannot be told.
+        DataError: If a named column is not there, which column is which cannot be told, or the layout is of another
+            task.
     """
+    rows = [_flat(row, task_kind) for row in rows]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    for setting, column in (("text", text), ("label", label), ("group", group)):
-        if column is not None and column not in columns:
-            near = difflib.get_close_matches(column, columns, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise DataError(f"{name}: data.{setting} is '{column}', but the columns are {_names(columns)}.{hint}")
+    problems = [
+        f"{name}: data.{setting} is '{column}', but the columns are {_names(columns)}.{_nearest(column, columns)}"
+        for setting, column in (("text", text), ("label", label), ("group", group), ("image", image))
+        if column is not None and column not in columns and not (setting == "image" and "{" in column)
+    ]
+    if image is not None and "{" in image:
+        template_columns(image, "data.image", columns, name)
+    if problems:
+        raise DataError("\n".join(problems))
+    if task_kind == "image_text" and image is None:
+        image = _find_image(columns, name)
+    if task_kind == "preference" or format == "preference":
+        _check_preference(columns, name, task_kind, format, text, label)
+        return Layout("preference", task_kind, group=group, image=image)
+    if format == "table":
+        return _table(columns, name, task_kind, text, label, group, template)
     if format == "auto":
         fitting = (kind for kind, required in REQUIRED.items() if all(column in columns for column in required))
         format = "columns" if text or label else next(fitting, "columns")
@@ -110,20 +148,102 @@ def recognise(
         if text or label:
             raise DataError(f"{name}: data.text and data.label belong to format 'columns', not to '{format}'.")
     if format != "columns":
-        return Layout(format, task_kind, group=group)
-    label = label or _find_label(columns, name, task_kind, {text, group})
-    text = text or _find_text(rows, columns, name, {label, group})
+        return Layout(format, task_kind, group=group, image=image)
+    if task_kind == "translation" and not text and not label:
+        text, label = _find_languages(columns) or (None, None)
+    label = label or _find_label(columns, name, task_kind, {text, group, image})
+    if not text and not (image and task_kind in LABELLED):  # an image with a label needs no text
+        text = _find_text(rows, columns, name, task_kind, {label, group, image})
     if text == label:
         raise DataError(f"{name}: '{text}' cannot be both the text and the label. Set data.text and data.label.")
-    return Layout("columns", task_kind, text, label, group)
+    return Layout("columns", task_kind, text, label, group, image=image)
+
+
+def _flat(row: dict[str, Any], task_kind: str) -> dict[str, Any]:
+    """A translation as the hub's data sets have it, {"translation": {"en": …, "fr": …}}, as columns."""
+    inner = row.get("translation")
+    if task_kind == "translation" and isinstance(inner, dict):
+        return {**{key: value for key, value in row.items() if key != "translation"}, **inner}
+    return row
 
 
 def _names(columns: Iterable[str]) -> str:
     return ", ".join(f"'{column}'" for column in columns) or "none"
 
 
+def _nearest(column: str, columns: Sequence[str]) -> str:
+    near = difflib.get_close_matches(column, columns, n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def _find_image(columns: list[str], name: str) -> str:
+    found = [column for column in columns if column.lower() in IMAGE_NAMES]
+    if len(found) == 1:
+        return found[0]
+    which = f"{_names(found)} could each be it" if found else f"none of {_names(columns)} is known as one"
+    raise DataError(
+        f"{name}: which column holds the image's path? {which}. Say so with 'data.image: COLUMN', or give "
+        "a path with a column in it, such as 'data.image: images/{id}.png'."
+    )
+
+
+def _check_preference(
+    columns: list[str], name: str, task_kind: str, format: str, text: str | None, label: str | None
+) -> None:
+    problems = []
+    if task_kind != "preference":
+        problems.append(f"{name}: data.format is 'preference', but the task is {task_kind}. Set 'task: preference'.")
+    if format not in ("auto", "preference"):
+        problems.append(f"{name}: data.format is '{format}'; the task preference needs pairs of answers. Leave it out.")
+    if text or label:
+        problems.append(f"{name}: data.text and data.label name no pair of answers; remove them.")
+    if not any(all(column in columns for column in layout) for layout in preference.LAYOUTS):
+        known = "; or ".join(_names(layout) for layout in preference.LAYOUTS)
+        problems.append(f"{name}: the columns are {_names(columns)}; for preferences expected {known}. Rename them.")
+    if problems:
+        raise DataError("\n".join(problems))
+
+
+def _table(
+    columns: list[str],
+    name: str,
+    task_kind: str,
+    text: str | None,
+    label: str | None,
+    group: str | None,
+    template: str,
+) -> Layout:
+    problems = []
+    if task_kind not in LABELLED:
+        problems.append(f"{name}: data.format is 'table', which is for {', '.join(LABELLED)}; the task is {task_kind}.")
+    if text:
+        problems.append(f"{name}: data.text belongs to format 'columns'; a table's text is made by data.template.")
+    try:
+        label = label or _find_label(columns, name, task_kind, {group})
+    except DataError as error:
+        problems.append(str(error))
+    features = tuple(column for column in columns if column not in (label, group))
+    if not features:
+        problems.append(f"{name}: no column is left as a feature. Give the table some.")
+    elif template not in ("names", "sentence"):
+        try:
+            template_columns(template, "data.template", features, name)
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    return Layout("table", task_kind, label=label, group=group, features=features, template=template)
+
+
+def _find_languages(columns: list[str]) -> tuple[str, str] | None:
+    """Two columns named by languages: from the first into the second, as they stand."""
+    found = [column for column in columns if LANGUAGE.fullmatch(column)]
+    return (found[0], found[1]) if len(found) == 2 else None
+
+
 def _find_label(columns: list[str], name: str, task_kind: str, taken: set[str | None]) -> str:
-    known = LABEL_NAMES if task_kind == "classification" else ANSWER_NAMES
+    usual = LABEL_NAMES if task_kind in LABELLED else ANSWER_NAMES
+    known = (*usual, *FURTHER_LABEL_NAMES.get(task_kind, ()))
     free = [column for column in columns if column not in taken]
     found = [column for column in free if column.lower() in known]
     if not found and len(columns) == 2:  # with one column known, the other is the label
@@ -131,20 +251,29 @@ def _find_label(columns: list[str], name: str, task_kind: str, taken: set[str | 
         found = [column for column in free if len(texts) == 1 and column != texts[0]]
     if len(found) == 1:
         return found[0]
-    what = "label" if task_kind == "classification" else "answer"
+    what = {"regression": "number", "multi_label": "labels", "classification": "label"}.get(task_kind, "answer")
     which = f"{_names(found)} could each be it" if found else f"none of {_names(columns)} is known as one"
     raise DataError(f"{name}: which column holds the {what}? {which}. Say so with 'data.label: COLUMN'.")
 
 
-def _find_text(rows: Sequence[dict[str, Any]], columns: list[str], name: str, taken: set[str | None]) -> str:
+def _find_text(
+    rows: Sequence[dict[str, Any]], columns: list[str], name: str, task_kind: str, taken: set[str | None]
+) -> str:
     free = [column for column in columns if column not in taken]
-    found = [column for column in free if column.lower() in TEXT_NAMES]
+    found = [column for column in free if column.lower() in FURTHER_TEXT_NAMES.get(task_kind, ())]
+    if not found:
+        found = [column for column in free if column.lower() in TEXT_NAMES]
     if not found:
         found = [c for c in free if any(row.get(c) for row in rows) and all(_is_text(row.get(c)) for row in rows)]
     if len(found) == 1:
         return found[0]
     which = f"{_names(found)} could each be it" if found else f"none of {_names(columns)} holds text"
-    raise DataError(f"{name}: which column holds the text? {which}. Say so with 'data.text: COLUMN'.")
+    say = "Say so with 'data.text: COLUMN'"
+    if task_kind in LABELLED and free:
+        say += "; or make every column a feature with 'data.format: table'"
+    if task_kind in LABELLED and any(column.lower() in IMAGE_NAMES for column in free):
+        say += "; or say which names an image with 'data.image: COLUMN'"
+    raise DataError(f"{name}: which column holds the text? {which}. {say}.")
 
 
 def _is_text(value: Any) -> bool:
@@ -152,138 +281,81 @@ def _is_text(value: Any) -> bool:
 
 
 # ── one row ──────────────────────────────────────────────────────────────────────────────────────────────
-def parse_row(row: dict[str, Any], layout: Layout, source: str) -> Parsed:
-    """Turn a row into an example.
+def parse_row(row: dict[str, Any], layout: Layout, source: str, folder: Path = Path()) -> Parsed:
+    """Turn a row into an example; an image's relative path begins at ``folder``.
 
     Raises:
         RowError: If it cannot be one, with the reason.
     """
+    row = _flat(row, layout.task_kind)
+    parsed = _parse(row, layout, source)
     group = row.get(layout.group) if layout.group else None
-    group = None if group is None or group == "" else _scalar(group, layout.group or "")
-    if layout.format == "columns":
-        return _from_columns(row, layout, source, group)
+    group = None if group is None or group == "" else read_scalar(group, layout.group or "")
+    example = replace(parsed.example, group=group)
+    if layout.image:
+        image, digest = locate_image(row, layout.image, folder)
+        example = replace(example, image=image, image_hash=digest)
+        if layout.task_kind == "image_text" and group is None:  # questions about one image are not independent
+            example = replace(example, group=f"image {digest}")
+    return replace(parsed, example=example)
+
+
+def _parse(row: dict[str, Any], layout: Layout, source: str) -> Parsed:
     notes: list[str] = []
+    if layout.format == "columns":
+        return _from_columns(row, layout, source)
+    if layout.format == "table":
+        columns = tuple((name, read_cell(row.get(name), name)) for name in layout.features)
+        label = _label(row.get(layout.label or ""), layout.label or "", layout.task_kind, notes)
+        return Parsed(
+            Example(source, text=render(columns, layout.template), label=label, columns=columns), None, _set(notes)
+        )
     if row.get("tools") or row.get("functions"):
         notes.append("tools")
+    if layout.format == "preference":
+        messages, rejected = preference.parse_pair(row, notes)
+        return Parsed(Example(source, messages=messages, rejected=rejected), notes=_set(notes))
     messages = _MAKERS[layout.format](row, notes)
-    if layout.format == "alpaca" and layout.task_kind == "classification" and len(messages) == 2 and row.get("input"):
+    if layout.format == "alpaca" and layout.task_kind in LABELLED and len(messages) == 2 and row.get("input"):
         messages = (Message("system", row["instruction"]), Message("user", row["input"]), messages[1])
     _check_conversation(messages)
-    if layout.task_kind != "classification":
-        return Parsed(Example(source, messages=messages, group=group), notes=tuple(notes))
-    *shown, answer = messages
-    asked = [m for m in shown if m.role == "user"]
+    if layout.task_kind not in LABELLED:
+        return Parsed(Example(source, messages=messages), notes=_set(notes))
+    *asked_with, answer = messages
+    asked = [m for m in asked_with if m.role == "user"]
     if not asked:
         raise RowError("no user message to classify")
-    if len([m for m in shown if m.role != "system"]) > 1:
+    if len([m for m in asked_with if m.role != "system"]) > 1:
         notes.append("context")
-    system = [m.content for m in shown if m.role == "system"]
-    example = Example(source, text=asked[-1].content, label=answer.content.strip(), group=group)
-    return Parsed(example, "\n\n".join(system) or None, tuple(notes))
+    system = [m.content for m in asked_with if m.role == "system"]
+    label = _label(answer.content, "the answer", layout.task_kind, notes)
+    return Parsed(Example(source, text=asked[-1].content, label=label), "\n\n".join(system) or None, _set(notes))
 
 
-def _from_columns(row: dict[str, Any], layout: Layout, source: str, group: str | None) -> Parsed:
-    text_column, label_column = layout.text or "", layout.label or ""
-    text = _text(row.get(text_column), text_column)
-    if layout.task_kind == "classification":
-        label = _scalar(row.get(label_column), label_column).strip()
-        if not label:
-            raise RowError(f"'{label_column}' is empty; expected a label", label_column)
-        return Parsed(Example(source, text=text, label=label, group=group))
-    answer = _text(row.get(label_column), label_column)
-    return Parsed(Example(source, messages=(Message("user", text), Message("assistant", answer)), group=group))
+def _set(notes: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(notes))
 
 
-def _text(value: Any, column: str) -> str:
-    """A text that is there and can be encoded."""
-    if value is None:
-        raise RowError(f"'{column}' is missing or null; expected text", column)
-    if not isinstance(value, str):
-        raise RowError(f"'{column}' is of type {type(value).__name__}; expected text", column)
-    if not value.strip():
-        raise RowError(f"'{column}' is empty; expected text", column)
-    return _whole(value, column)
+def _from_columns(row: dict[str, Any], layout: Layout, source: str) -> Parsed:
+    notes: list[str] = []
+    label_column = layout.label or ""
+    text = read_text(row.get(layout.text), layout.text) if layout.text else None
+    if layout.task_kind in LABELLED:
+        label = _label(row.get(label_column), label_column, layout.task_kind, notes)
+        return Parsed(Example(source, text=text, label=label), notes=_set(notes))
+    answer = read_text(row.get(label_column), label_column)
+    return Parsed(Example(source, messages=(Message("user", text or ""), Message("assistant", answer))))
 
 
-def _whole(value: str, column: str) -> str:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RowError(f"'{column}' holds half a character (a lone surrogate) at {error.start + 1}", column) from error
-    return value
-
-
-def _scalar(value: Any, column: str) -> str:
-    """A label or group as text: 1 → '1', 1.0 → '1', true → 'true'."""
-    if isinstance(value, str):
-        return _whole(value, column)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        if math.isnan(value):
-            raise RowError(f"'{column}' is not a number (NaN); expected a label", column)
-        return str(int(value)) if value.is_integer() else repr(value)
-    if isinstance(value, int):
-        return str(value)
-    kind = "missing or null" if value is None else f"of type {type(value).__name__}"
-    raise RowError(f"'{column}' is {kind}; expected a label", column)
-
-
-def _message(value: Any, number: int, notes: list[str]) -> Message:
-    where = f"message {number}"
-    if not isinstance(value, dict):
-        raise RowError(f"{where} is of type {type(value).__name__}; expected an object with role and content")
-    role = value.get("role")
-    if role == "developer":  # the newer name of the same role
-        role = "system"
-    if role not in ROLES:
-        raise RowError(f"{where} has role {_shown(role)}. Roles are {', '.join(ROLES)}.")
-    content = value.get("content")
-    if isinstance(content, list):
-        content = "".join(_part(part, where) for part in content)
-    calls = bool(value.get("tool_calls") or value.get("function_call"))
-    if calls:
-        notes.append("tools")
-    if content is None and calls:
-        content = ""
-    if not isinstance(content, str):
-        raise RowError(f"{where} has content of type {type(content).__name__}; expected text")
-    weight = value.get("weight")
-    if weight is None or role != "assistant":
-        weight = 1
-    if isinstance(weight, bool) or weight not in (0, 1):
-        raise RowError(f"{where} has weight {_shown(weight)}; expected 0 or 1")
-    if calls and not content.strip():
-        weight = 0  # only text is trained
-    if not content.strip() and (role == "user" or (role == "assistant" and weight)):
-        raise RowError(f"{where} ({role}) is empty; expected text")
-    return Message(role, _whole(content, where), float(weight))
-
-
-def _part(part: Any, where: str) -> str:
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-    raise RowError(f"{where} has a content part {_shown(kind)}; only parts of type 'text' can be used")
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 40 else f"{shown[:40]}…"
-
-
-def _messages(value: Any, column: str, notes: list[str]) -> tuple[Message, ...]:
-    if isinstance(value, dict):
-        value = [value]
-    if isinstance(value, str) and value.lstrip().startswith("["):  # a list inside a CSV or Parquet cell
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise RowError(f"'{column}' looks like a list of messages but is broken JSON", column) from error
-    if not isinstance(value, list):
-        kind = "missing or null" if value is None else f"of type {type(value).__name__}"
-        raise RowError(f"'{column}' is {kind}; expected a list of messages", column)
-    return tuple(_message(item, i, notes) for i, item in enumerate(value, 1))
+def _label(value: Any, column: str, task_kind: str, notes: list[str]) -> str:
+    if task_kind == "multi_label":
+        return read_labels(value, column, notes)
+    if task_kind == "regression":
+        return number_text(read_number(value, column))
+    label = read_scalar(value, column).strip()
+    if not label:
+        raise RowError(f"'{column}' is empty; expected a label", column)
+    return label
 
 
 def _check_conversation(messages: tuple[Message, ...]) -> None:
@@ -300,7 +372,7 @@ def _check_conversation(messages: tuple[Message, ...]) -> None:
 
 
 def _chat(row: dict[str, Any], notes: list[str]) -> tuple[Message, ...]:
-    return _messages(row.get("messages"), "messages", notes)
+    return read_messages(row.get("messages"), "messages", notes)
 
 
 def _sharegpt(row: dict[str, Any], notes: list[str]) -> tuple[Message, ...]:
@@ -314,20 +386,20 @@ def _sharegpt(row: dict[str, Any], notes: list[str]) -> tuple[Message, ...]:
         sender = turn.get("from")
         role = SHAREGPT_ROLES.get(sender) if isinstance(sender, str) else None
         if role is None:
-            raise RowError(f"turn {number} is from {_shown(sender)}. Known are {', '.join(SHAREGPT_ROLES)}.")
+            raise RowError(f"turn {number} is from {shown(sender)}. Known are {', '.join(SHAREGPT_ROLES)}.")
         messages.append({"role": role, "content": turn.get("value"), "weight": turn.get("weight")})
-    return _messages(messages, "conversations", notes)
+    return read_messages(messages, "conversations", notes)
 
 
 def _prompt_completion(row: dict[str, Any], notes: list[str]) -> tuple[Message, ...]:
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, list | dict):
-        shown = _shown_only(_messages(prompt, "prompt", notes))
+        asked = _shown_only(read_messages(prompt, "prompt", notes))
     else:
-        shown = (Message("user", _text(prompt, "prompt")),)
+        asked = (Message("user", read_text(prompt, "prompt")),)
     if isinstance(completion, list | dict):
-        return shown + _messages(completion, "completion", notes)
-    return (*shown, Message("assistant", _text(completion, "completion")))
+        return asked + read_messages(completion, "completion", notes)
+    return (*asked, Message("assistant", read_text(completion, "completion")))
 
 
 def _shown_only(messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -336,10 +408,10 @@ def _shown_only(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 def _alpaca(row: dict[str, Any], notes: list[str]) -> tuple[Message, ...]:
-    asked = _text(row.get("instruction"), "instruction")
+    asked = read_text(row.get("instruction"), "instruction")
     if row.get("input") not in (None, ""):
-        asked = f"{asked}\n\n{_text(row['input'], 'input')}"
-    return (Message("user", asked), Message("assistant", _text(row.get("output"), "output")))
+        asked = f"{asked}\n\n{read_text(row['input'], 'input')}"
+    return (Message("user", asked), Message("assistant", read_text(row.get("output"), "output")))
 
 
 def _evals(row: dict[str, Any], notes: list[str]) -> tuple[Message, ...]:
@@ -348,10 +420,10 @@ def _evals(row: dict[str, Any], notes: list[str]) -> tuple[Message, ...]:
         if len(ideal) > 1:
             notes.append("ideals")
         ideal = ideal[0] if ideal else None
-    answer = Message("assistant", _text(ideal if _is_text(ideal) else _scalar(ideal, "ideal"), "ideal"))
+    answer = Message("assistant", read_text(ideal if _is_text(ideal) else read_scalar(ideal, "ideal"), "ideal"))
     if isinstance(asked, list | dict):
-        return (*_shown_only(_messages(asked, "input", notes)), answer)
-    return (Message("user", _text(asked, "input")), answer)
+        return (*_shown_only(read_messages(asked, "input", notes)), answer)
+    return (Message("user", read_text(asked, "input")), answer)
 
 
 _MAKERS = {

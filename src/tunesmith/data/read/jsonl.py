@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,8 +33,8 @@ def _no_constant(name: str) -> NoReturn:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
-def parse_object(text: str, line: int) -> dict[str, Any] | BadRow:
-    """One JSON object, or why it is none."""
+def parse_object(text: str, line: int, columns: Sequence[str] = ()) -> dict[str, Any] | BadRow:
+    """One JSON object, or a list whose values ``columns`` names, or why it is neither."""
     try:
         row = _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -46,13 +46,23 @@ def parse_object(text: str, line: int) -> dict[str, Any] | BadRow:
         return BadRow(line, "broken JSON: nested too deeply")
     except ValueError as error:  # an integer of more digits than Python converts
         return BadRow(line, f"broken JSON: {error}")
-    if not isinstance(row, dict):
+    return _named(row, line, columns)
+
+
+def _named(row: Any, line: int, columns: Sequence[str]) -> dict[str, Any] | BadRow:
+    if isinstance(row, dict):
+        return row
+    if not isinstance(row, list):
         return BadRow(line, f'a JSON {_name(row)}; expected an object such as {{"messages": [...]}}')
-    return row
+    if not columns:
+        return BadRow(line, "a JSON list; expected an object, or names for the list's values in data.columns")
+    if len(row) != len(columns):
+        return BadRow(line, f"a list of {len(row)} values; data.columns names {len(columns)}")
+    return dict(zip(columns, row, strict=True))
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """Yield (line, object or BadRow) of JSON Lines; empty lines are passed over."""
+def read_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[Row]:
+    """Yield (line, object or BadRow) of JSON Lines; empty lines are passed over. ``columns`` name lists' values."""
     with open_bytes(path) as file:
         for line, offset, data in read_lines(file):
             if data is None:
@@ -64,11 +74,13 @@ def read_rows(path: Path) -> Iterator[Row]:
                 yield line, not_utf8(line, offset + error.start + 1)
                 continue
             if text.strip():
-                yield line, parse_object(text.rstrip("\r\n"), line)
+                yield line, parse_object(text.rstrip("\r\n"), line, columns)
 
 
-def read_list_rows(path: Path) -> Iterator[Row]:
+def read_list_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[Row]:
     """Yield (line, object or BadRow) of a .json file that holds one list; any other is read as JSON Lines.
+
+    ``columns`` name the values of rows that are lists themselves.
 
     Raises:
         DataError: If the list is broken: where one item ends and the next begins is then not known.
@@ -77,7 +89,7 @@ def read_list_rows(path: Path) -> Iterator[Row]:
         start = file.peek(64)[:64].removeprefix(b"\xef\xbb\xbf").lstrip()  # type: ignore[attr-defined]
         data = file.read(LIST_LIMIT_BYTES + 1) if start.startswith(b"[") else b""
     if not data:
-        yield from read_rows(path)
+        yield from read_rows(path, columns)
         return
     if len(data) > LIST_LIMIT_BYTES:
         raise DataError(f"{path.name}: a JSON list over 1 GiB. Write one object per line, as .jsonl.")
@@ -86,10 +98,10 @@ def read_list_rows(path: Path) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path.name} line {line}: {not_utf8(line, error.start + 1).reason}.") from error
-    yield from _items(text, path.name)
+    yield from _items(text, path.name, columns)
 
 
-def _items(text: str, name: str) -> Iterator[Row]:
+def _items(text: str, name: str, columns: Sequence[str]) -> Iterator[Row]:
     space = " \t\r\n"
     position, line, counted = text.index("[") + 1, 1, 0
 
@@ -112,7 +124,7 @@ def _items(text: str, name: str) -> Iterator[Row]:
         except (ValueError, RecursionError) as error:
             why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
             raise DataError(f"{name} line {line}: broken JSON: {why}.") from error
-        yield line, row if isinstance(row, dict) else BadRow(line, f"a JSON {_name(row)}; expected an object")
+        yield line, _named(row, line, columns)
         position = skip(end)
         if position < len(text) and text[position] == ",":
             position = skip(position + 1)
@@ -127,7 +139,6 @@ def _name(value: Any) -> str:
     kinds: tuple[tuple[type, str], ...] = (
         (bool, "boolean"),
         (str, "string"),
-        (list, "list"),
         (type(None), "null"),
     )
     return next((name for kind, name in kinds if isinstance(value, kind)), "number")

@@ -25,6 +25,11 @@ class BadRow:
     line: int
     reason: str
     column: str | None = None
+    file: str = ""  # where several files are read as one
+
+
+class LeftOut(BadRow):
+    """A row that its own file sets aside, such as a fuzzy translation: not used, and not counted as a row."""
 
 
 Row = tuple[int, dict[str, Any] | BadRow]
