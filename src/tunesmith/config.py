@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import glob
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -224,11 +225,12 @@ class Budget(Settings):
 CandidateFamily = Literal["baseline", "prompt", "embedding", "tune"]
 
 
-class Config(Settings):
-    """One project file."""
+S = TypeVar("S", bound=Settings)
 
-    task: Task
-    data: Data
+
+class Common(Settings):
+    """What every kind of project file may say, whatever its schedule."""
+
     model: str | None = Field(None, description="A catalog name, a path, or hf:owner/name; left out: chosen.")
     method: tuple[Method, ...] = Field((Lora(),), min_length=1, description="Fine-tuning method, or a list of them.")
     candidates: tuple[CandidateFamily, ...] = Field(
@@ -241,15 +243,9 @@ class Config(Settings):
     margin: float = Field(
         0.01,
         ge=0,
-        lt=1,
         description="Smallest difference of the metric that matters in practice (0.01: one point).",
     )
     forgetting: Literal["quick", "off"] = Field("quick", description="Probe suites run on base and tuned model.")
-
-    @field_validator("task", mode="before")
-    @classmethod
-    def _task_by_name(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) else value
 
     @field_validator("method", mode="before")
     @classmethod
@@ -273,14 +269,139 @@ class Config(Settings):
         return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _methods_differ(self) -> Config:
+    def _methods_differ(self) -> Self:
         kinds = [method.kind for method in self.method]
         if len(set(kinds)) != len(kinds):
             raise ValueError(f"method: each kind may stand once, got {kinds}")
         return self
 
+    def with_task(self, task: Any, data: Data, **changes: Any) -> Config:
+        """The project file of one task alone, with what this one says otherwise."""
+        common = {name: getattr(self, name) for name in Common.model_fields}
+        return Config(task=task, data=data, **common | changes)
+
+
+def _task_by_name(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+class Config(Common):
+    """One project file with one task."""
+
+    task: Task
+    data: Data
+
+    _name = field_validator("task", mode="before")(_task_by_name)
+
+
+# ── schedules: several tasks at once, or one after another ───────────────────────────────────────────────
+NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
+
+
+class TaskPart(Settings):
+    """One task of a mixture: the task's own settings, its data, and its weight, side by side."""
+
+    task: Task
+    data: Data
+    weight: float | None = Field(None, gt=0, description="How often it is drawn, against the other tasks' weights.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _side_by_side(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "task" in value:
+            return value
+        own = {key: value[key] for key in ("data", "weight") if key in value}
+        return {**own, "task": {key: item for key, item in value.items() if key not in own}}
+
+
+class Mixing(Settings):
+    temperature: float = Field(1.0, ge=1, description="1: drawn by size; larger: more evenly.")
+    cap: int | None = Field(None, gt=0, description="A task counts as having at most this many examples.")
+
+
+class Mixture(Common):
+    """A project file with several tasks, trained together."""
+
+    tasks: dict[Annotated[str, Field(pattern=NAME)], TaskPart] = Field(min_length=2)
+    mixing: Mixing = Mixing()
+
+    @model_validator(mode="after")
+    def _all_weights_or_none(self) -> Self:
+        without = [name for name, part in self.tasks.items() if part.weight is None]
+        if without and len(without) < len(self.tasks):
+            raise ValueError(f"tasks: {without} have no weight and others do; give each one, or none")
+        if not without and self.mixing != Mixing():
+            raise ValueError("mixing: weights are given, so temperature and cap would do nothing; leave one out")
+        return self
+
+
+class Stage(Settings):
+    """One stage of a sequence: a task and its data, or several tasks, learned from where the stage before left."""
+
+    name: str = Field(pattern=NAME, description="How the report calls it.")
+    task: Task | None = None
+    data: Data | None = None
+    tasks: dict[Annotated[str, Field(pattern=NAME)], TaskPart] | None = Field(None, min_length=2)
+    mixing: Mixing = Mixing()
+    method: Method | None = Field(None, description="Left out: the project's.")
+    train: Train | None = Field(None, description="Left out: the project's.")
+    start: Literal["continue", "merge"] = Field(
+        "continue", description="Go on with the adapter of the stage before, or merge it and start a new one."
+    )
+    replay: float = Field(0.0, ge=0, le=1, description="Old examples, as a share of this stage's own, mixed in.")
+    replay_from: Literal["stages", "base"] = Field(
+        "stages", description="Examples of the stages before, or text that the base model wrote."
+    )
+
+    _name = field_validator("task", mode="before")(_task_by_name)
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_by_name(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if (self.tasks is None) == (self.task is None or self.data is None):
+            raise ValueError("a stage has either task and data, or tasks")
+        return self
+
+
+class Stages(Common):
+    """A project file with stages, each trained from what the one before left."""
+
+    stages: tuple[Stage, ...] = Field(min_length=2)
+    joint: bool = Field(True, description="Also train on all stages at once, for comparison.")
+
+    @model_validator(mode="after")
+    def _stages_differ(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages: each name may stand once, got {names}")
+        if self.stages[0].replay and self.stages[0].replay_from == "stages":
+            raise ValueError("stages.0.replay: there is no stage before the first; leave it out, or replay_from: base")
+        if len(self.method) > 1:
+            raise ValueError("method: one for all stages, or one in each stage")
+        return self
+
+
+AnyConfig = Config | Mixture | Stages
+
 
 def read_config(path: Path | str, overrides: tuple[str, ...] = ()) -> Config:
+    """Read a project file with one task; see :func:`read_any_config`.
+
+    Raises:
+        ConfigError: Also if the file has several tasks, or stages.
+    """
+    config = read_any_config(path, overrides)
+    if not isinstance(config, Config):
+        what = "tasks" if isinstance(config, Mixture) else "stages"
+        raise ConfigError(f"{path}: has {what}, and this command takes one task. Use 'tunesmith run' or 'plan'.")
+    return config
+
+
+def read_any_config(path: Path | str, overrides: tuple[str, ...] = ()) -> AnyConfig:
     """Read a project file. ``overrides`` are ``key.key=value`` pairs; values are YAML.
 
     A relative path under ``data`` is looked up from the project file's folder first, then from the
@@ -296,28 +417,67 @@ def read_config(path: Path | str, overrides: tuple[str, ...] = ()) -> Config:
             f"{path}: no such config file. Give the path of a project file, such as examples/sarcasm.yaml."
         )
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        raw = yaml.load(path.read_text(encoding="utf-8-sig"), _UniqueKeys)  # noqa: S506  a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected settings such as 'task: classification', found {type(raw).__name__}.")
     for override in overrides:
         _apply(raw, override)
-    for part in ("train", "validation", "test"):
-        data = raw.get("data")
-        if isinstance(data, dict) and isinstance(data.get(part), str) and ":" not in data[part]:
-            beside = path.parent / data[part]
-            if beside.exists() or glob.glob(data[part], root_dir=path.parent, recursive=True):
-                data[part] = str(beside)
-    return parse_config(raw, str(path))
+    for data in _data_settings(raw):
+        for part in ("train", "validation", "test"):
+            if isinstance(data.get(part), str) and ":" not in data[part]:
+                beside = path.parent / data[part]
+                if beside.exists() or glob.glob(data[part], root_dir=path.parent, recursive=True):
+                    data[part] = str(beside)
+    return parse_any_config(raw, str(path))
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML as it is meant: a key that stands twice is an error, not the last one's victory."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if isinstance(key, str) and keys.count(key) > 1})
+        if twice:
+            raise yaml.YAMLError(f"'{twice[0]}' stands twice{node.start_mark}; give one of them another name")
+        return super().construct_mapping(node, deep)
+
+
+def _data_settings(raw: Any) -> Iterator[dict[str, Any]]:
+    """Every group of data settings, wherever it stands: at the top, in a task, in a stage."""
+    if isinstance(raw, dict):
+        for key, value in raw.items():
+            if key == "data" and isinstance(value, dict):
+                yield value
+            else:
+                yield from _data_settings(value)
+    elif isinstance(raw, list):
+        for value in raw:
+            yield from _data_settings(value)
 
 
 def parse_config(raw: dict[str, Any], name: str = "config") -> Config:
-    """Turn a mapping into a Config, or raise a ConfigError that lists every problem."""
+    """Turn a mapping into the settings of one task, or raise a ConfigError that lists every problem."""
+    return _parse(Config, raw, name)
+
+
+def parse_any_config(raw: dict[str, Any], name: str = "config") -> AnyConfig:
+    """Settings of one task, of a mixture (``tasks:``) or of a sequence (``stages:``)."""
+    kinds: dict[str, type[Any]] = {"stages": Stages, "tasks": Mixture}
+    parsed: AnyConfig = _parse(next((kinds[key] for key in kinds if key in raw), Config), raw, name)
+    return parsed
+
+
+def _parse(kind: type[S], raw: dict[str, Any], name: str) -> S:
     try:
-        return Config.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        problems = [f"{name}: {_sentence(e)}" for e in error.errors()]
+        found = error.errors()
+        # a list that is too short only because its items are wrong is no problem of its own
+        inner = {e["loc"][: len(e["loc"]) - 1 - i] for e in found for i in range(len(e["loc"]))}
+        found = [e for e in found if e["type"] != "too_short" or e["loc"] not in inner]
+        problems = [f"{name}: {_sentence(e, kind)}" for e in found]
         raise ConfigError("\n".join(dict.fromkeys(problems))) from error
 
 
@@ -343,12 +503,14 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: Any, kind: type[Settings]) -> str:
     """One problem in words, with the nearest valid name for an unknown key."""
     where = [str(part) for part in error["loc"] if str(part) not in _KIND_SETTINGS]
+    if where[:1] == ["tasks"] and where[2:3] == ["task"]:
+        del where[2]  # a task's settings stand beside its data
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
-        names = _names_beside(list(error["loc"]))
+        names = _names_beside(list(error["loc"]), kind)
         near = difflib.get_close_matches(where[-1], names, n=1, cutoff=0.5)
         hint = f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(names)}."
         return f"unknown setting '{key}'.{hint}"
@@ -360,16 +522,20 @@ def _sentence(error: Any) -> str:
         near = difflib.get_close_matches(str(found), [t.strip("' ") for t in str(expected).split(",")], n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         return f"'{key}' is '{found}', expected one of {expected}.{hint}"
+    if error["type"] == "value_error":
+        return f"{error['msg'].removeprefix('Value error, ')}."
     return f"'{key}' is {error['input']!r}: {error['msg']}."
 
 
-def _names_beside(location: list[Any]) -> list[str]:
+def _names_beside(location: list[Any], kind: type[Settings]) -> list[str]:
     """The valid names in the group that an unknown key was written in."""
-    groups: dict[str, type[Settings]] = {"data": Data, "train": Train, "budget": Budget, **_KIND_SETTINGS}
+    groups: dict[str, type[Settings]] = {
+        "data": Data, "train": Train, "budget": Budget, "mixing": Mixing, "stages": Stage, **_KIND_SETTINGS,
+    }  # fmt: skip
     for part in reversed(location[:-1]):
         if part in groups:
             return list(groups[part].model_fields)
-    return list(Config.model_fields)
+    return list(kind.model_fields)
 
 
 def _kinds(union: Any) -> dict[str, type[Settings]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +11,32 @@ import numpy as np
 
 from tunesmith.candidates.candidate import Context, Family, Fit
 from tunesmith.config import Config
-from tunesmith.errors import TrainingError
+from tunesmith.errors import ConfigError, TrainingError
 from tunesmith.records import Example, Prediction
+from tunesmith.tasks import Task
 
 if TYPE_CHECKING:
     import torch
 
     from tunesmith.model.load import LanguageModel
+    from tunesmith.train.batches import Order
     from tunesmith.train.loop import LoopSettings, TrainResult
     from tunesmith.train.methods import Attached
-    from tunesmith.train.objectives import Objective
+    from tunesmith.train.objectives import Item, Objective
 
 FIXED_SUBSET = 200  # train and validation examples on which overfitting is measured
 MEASURED_ON = ("causal", "preference")  # interfaces whose model still writes text, which the probe suites score
 VALIDATION_LIMIT = 128  # examples on which the loss is followed during training
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One data set of a training: its task and its examples; without validation examples where it is only replayed."""
+
+    name: str
+    task: Task
+    train: Sequence[Example]
+    validation: Sequence[Example]
 
 
 class Tuned:
@@ -35,6 +48,27 @@ class Tuned:
         self._trained: LanguageModel | None = None
 
     def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit:
+        return self.fit_parts([Part("", self.context.task, train, validation)])
+
+    def fit_parts(
+        self,
+        parts: Sequence[Part],
+        order: Callable[[Sequence[int]], Order] | None = None,
+        start: Path | None = None,
+        probe: Callable[[LanguageModel, Attached, Objective, Mapping[str, Sequence[Item]]], None] | None = None,
+    ) -> Fit:
+        """Train on several data sets at once.
+
+        Args:
+            parts: What is learned, and what the loss is followed on.
+            order: From the number of items of each part to which of them make a step; left out: all, shuffled.
+            start: An adapter's folder to go on from, instead of a new adapter.
+            probe: Called once before training with what is about to be trained, and the items by part.
+
+        Raises:
+            ConfigError: If the parts' tasks use the model in different ways, so that no one loss trains them.
+            TrainingError: If training diverged, or nothing was learned.
+        """
         import torch
 
         from tunesmith.model.architecture import architecture
@@ -45,26 +79,36 @@ class Tuned:
         from tunesmith.train.methods import METHODS
         from tunesmith.train.objectives import OBJECTIVES, EncodeSettings
 
-        listener, config, task = self.context.listener, self.context.config, self.context.task
+        listener, config = self.context.listener, self.context.config
         listener(f"{self.id}: loading {self.context.model}", 0, 0, {})
-        kind = task.interface(architecture(resolve_model(self.context.model)), self.method.kind)
+        kind = one_interface(parts, architecture(resolve_model(self.context.model)), self.method.kind)
         settings = LoopSettings(**self.context.loop[self.method.kind])
         torch.manual_seed(settings.seed)
-        lm = load_model(self.context.model, kind, getattr(task, "outputs", 0))
+        lm = load_model(self.context.model, kind, getattr(self.context.task, "outputs", 0))
         encoding = EncodeSettings(self.context.max_length, config.train.train_on, config.data.overlong)
-        items, _ = OBJECTIVES[kind].encode(task, lm.tokenizer, train, encoding)  # the plan has the findings
-        held_out, _ = OBJECTIVES[kind].encode(task, lm.tokenizer, validation, encoding)
+        encode = OBJECTIVES[kind].encode  # what it finds stands in the plan
+        learned = {p.name: encode(p.task, lm.tokenizer, p.train, encoding)[0] for p in parts}
+        followed = {p.name: encode(p.task, lm.tokenizer, p.validation, encoding)[0] for p in parts if p.validation}
+        items = [item for part in learned.values() for item in part]
+        held_out = [item for part in followed.values() for item in part]
+        watched = [(name, item) for name, part in followed.items() for item in part[:VALIDATION_LIMIT]]
         base = self._base_scores(lm, held_out)
 
         torch.manual_seed(settings.seed)
         attached = METHODS[self.method.kind].attach(lm.model, self.method)
         lm.model = attached.model
+        if start is not None:
+            continue_adapter(attached, start)
         objective = OBJECTIVES[kind].build(lm, config.train.micro_batch_tokens, config.train.share_prefix)
         before = _norms(attached)
         self.folder.mkdir(parents=True, exist_ok=True)
+        if probe is not None:
+            probe(lm, attached, objective, learned)
         result = run_loop(
-            attached.model, attached.trainable, objective, items, held_out[:VALIDATION_LIMIT], settings, self.folder,
-            paces=attached.paces, listener=lambda e: listener(f"{self.id}: training", e["step"], e["steps"], e),
+            attached.model, attached.trainable, objective, items, [item for _, item in watched], settings, self.folder,
+            paces=attached.paces, order=order([len(part) for part in learned.values()]) if order is not None else None,
+            parts=[name for name, _ in watched] if len(followed) > 1 else None,
+            listener=lambda e: listener(f"{self.id}: training", e["step"], e["steps"], e),
         )  # fmt: skip
         if result.best_step == 0 or _norms(attached) == before:
             raise TrainingError(
@@ -73,12 +117,15 @@ class Tuned:
                 "Lower train.learning_rate, or keep to a prompt."
             )
         lm.model.eval()
-        self._save(attached, lm)
+        self._save(attached, lm, parts)
         self._trained = lm
         measured = {
             "overfitting": self._overfitting(lm, objective, items, held_out, result),
             "forgetting": self._forgetting(lm, held_out, base),
         }
+        if (told := OBJECTIVES[kind].measured) is not None:
+            rng = np.random.default_rng([config.seed, 7])
+            measured |= told(objective, lm.model, held_out[:FIXED_SUBSET], rng)
         return Fit(
             attached.trainable_parameters,
             result.seconds,
@@ -88,6 +135,10 @@ class Tuned:
         )
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
+        return self.predict_for(self.context.task, examples)
+
+    def predict_for(self, task: Task, examples: Sequence[Example]) -> list[Prediction]:
+        """Predictions for the examples of one of the tasks that were trained."""
         if self._trained is None:
             raise TrainingError(f"{self.id}: predict was called before fit.")
         lm = self._trained
@@ -97,11 +148,9 @@ class Tuned:
             done[0] += n
             self.context.listener(f"{self.id}: test", done[0], total, {})
 
-        predictions = self.context.task.predict(lm, examples, self.id, (), progress)
-        self._trained = None
-        return predictions
+        return task.predict(lm, examples, self.id, (), progress)
 
-    def _save(self, attached: Attached, lm: LanguageModel) -> None:
+    def _save(self, attached: Attached, lm: LanguageModel, parts: Sequence[Part]) -> None:
         from tunesmith.model.save import save_model
 
         path = Path(self.context.model).expanduser()
@@ -111,6 +160,7 @@ class Tuned:
             "candidate": self.id, "method": self.method.model_dump(), "task": self.context.config.task.model_dump(),
             "labels": list(self.context.task.labels), "instruction": self.context.task.instruction,
             "interface": lm.interface, "outputs": getattr(self.context.task, "outputs", 0),
+            "parts": [{"name": part.name, "train": len(part.train)} for part in parts],
         })  # fmt: skip
 
     # ── what it cost ─────────────────────────────────────────────────────────────────────────────────────
@@ -185,6 +235,43 @@ class Tuned:
 def _norms(attached: Attached) -> list[float]:
     """A number for each trained parameter that training changes: what tells a changed model from its copy."""
     return [float(parameter.detach().double().norm()) for parameter in attached.trainable.values()]
+
+
+def one_interface(parts: Sequence[Part], architecture: str, method: str) -> str:
+    """The interface that the tasks of all parts take on one model.
+
+    Raises:
+        ConfigError: If they take several, or a head, which has room for one task only.
+    """
+    kinds = {part.name: part.task.interface(architecture, method) for part in parts}
+    if len(set(kinds.values())) > 1 or (len(parts) > 1 and "head" in kinds.values()):
+        how = ", ".join(f"{name} by {kind}" for name, kind in kinds.items())
+        raise ConfigError(
+            f"method {method} on a model of kind {architecture} trains the tasks in different ways ({how}), and "
+            "several tasks can be trained together only as text. Choose a decoder and method lora or full."
+        )
+    return next(iter(kinds.values()))
+
+
+def continue_adapter(attached: Attached, folder: Path) -> None:
+    """Put a saved adapter's weights into a new one of the same shape.
+
+    Raises:
+        TrainingError: If it has another shape, so that it can only be merged.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    saved = load_file(folder / "adapter_model.safetensors")
+    for name, parameter in attached.trainable.items():
+        weights = saved.get("base_model.model." + name.replace(".default.", "."))
+        if weights is None or weights.shape != parameter.shape:
+            raise TrainingError(
+                f"{folder}: its adapter is not of this method's shape, so training cannot continue it. "
+                "Set the stage's start to merge, or give it the method of the stage before."
+            )
+        with torch.no_grad():
+            parameter.copy_(weights)
 
 
 def tuned_ids(config: Config, model: str, architecture: str) -> list[str]:

@@ -5,6 +5,7 @@ The order depends on the seed and the epoch alone: not on the number of processe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -58,6 +59,47 @@ class Shuffled:
         return order[place * global_batch_size : (place + 1) * global_batch_size]
 
 
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """Items of several data sets that lie one after the other, each drawn at a rate of its own.
+
+    ``sizes`` are the data sets' numbers of items, ``rates`` their shares of what is drawn, ``size`` how many an epoch
+    draws. Each data set is gone through in whole passes of an order of its own, so that its items are drawn equally
+    often, whatever the rates.
+    """
+
+    sizes: tuple[int, ...]
+    rates: tuple[float, ...]
+    size: int
+
+    @property
+    def counts(self) -> list[int]:
+        """How many items of each data set an epoch draws: what is lost to rounding goes to the largest remainders."""
+        exact = [self.size * rate / sum(self.rates) for rate in self.rates]
+        counts = [int(n) for n in exact]
+        by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
+        for i in by_remainder[: self.size - sum(counts)]:
+            counts[i] += 1
+        return counts
+
+    def step(self, global_batch_size: int, seed: int, step: int) -> np.ndarray:
+        per_epoch = -(-self.size // global_batch_size)
+        epoch, place = divmod(step, per_epoch)
+        drawn = []
+        for part, (n, count) in enumerate(zip(self.sizes, self.counts, strict=True)):
+            first = sum(self.sizes[:part])
+            for index in range(epoch * count, (epoch + 1) * count):
+                a_pass, at = divmod(index, n)
+                drawn.append(first + _permutation(seed, part, a_pass, n)[at])
+        order = np.random.default_rng([seed, epoch]).permutation(len(drawn))
+        return np.array(drawn)[order[place * global_batch_size : (place + 1) * global_batch_size]]
+
+
+@functools.lru_cache(maxsize=256)
+def _permutation(seed: int, part: int, number: int, size: int) -> np.ndarray:
+    return np.random.default_rng([seed, part, number]).permutation(size)
+
+
 def supervised(example: Rendered) -> list[int]:
     """Places t whose label is trained and predicted by the token before."""
     return [t for t in range(1, len(example.labels)) if example.labels[t] != IGNORE_INDEX]
@@ -82,18 +124,23 @@ def micro_batches(
     Examples are ordered by length, so that what is packed together is alike and few shapes occur.
     """
     prefix = shared_prefix(examples) if share_prefix else 0
-    order = sorted(range(len(examples)), key=lambda i: (len(examples[i].input_ids), i))
-    group: list[int] = []
-    size = prefix
-    for index in order:
-        own = len(examples[index].input_ids) - prefix
-        if group and size + own > token_budget:
-            yield _micro_batch(examples, group, prefix, device)
-            group, size = [], prefix
-        group.append(index)
-        size += own
-    if group:
+    for group in groups_by_size([len(example.input_ids) for example in examples], token_budget, prefix):
         yield _micro_batch(examples, group, prefix, device)
+
+
+def groups_by_size(sizes: Sequence[int], token_budget: int, prefix: int) -> Iterator[list[int]]:
+    """Indices in order of size, cut into groups of about ``token_budget`` tokens, a shared prefix counted once."""
+    group: list[int] = []
+    total = prefix
+    for index in sorted(range(len(sizes)), key=lambda i: (sizes[i], i)):
+        own = sizes[index] - prefix
+        if group and total + own > token_budget:
+            yield group
+            group, total = [], prefix
+        group.append(index)
+        total += own
+    if group:
+        yield group
 
 
 def _micro_batch(examples: Sequence[Rendered], group: list[int], prefix: int, device: torch.device | str) -> MicroBatch:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tunesmith.data.render import IGNORE_INDEX, Rendered
-from tunesmith.train.batches import micro_batches, shared_prefix, steps_in, supervised
+from tunesmith.train.batches import Mixed, micro_batches, shared_prefix, steps_in, supervised
 
 
 def example(ids: list[int], trained: int) -> Rendered:
@@ -45,3 +46,21 @@ def test_every_target_stands_in_one_micro_batch_with_its_place(budget: int, shar
         assert micro.targets.tolist() == expected
         assert len(micro.rows) == len(expected)
     assert sorted(seen) == list(range(8))
+
+
+def test_a_mixture_draws_each_data_set_at_its_rate_and_its_items_equally_often() -> None:
+    order = Mixed(sizes=(10, 40, 3), rates=(2.0, 1.0, 1.0), size=41)
+    assert sum(order.counts) == 41
+    assert all(abs(n - 41 * r) < 1 for n, r in zip(order.counts, (0.5, 0.25, 0.25), strict=True))
+    for batch in (1, 8, 100):
+        per_epoch = -(-41 // batch)
+        steps = [order.step(batch, 3, step) for step in range(4 * per_epoch)]
+        drawn = np.concatenate(steps)
+        assert len(drawn) == 4 * 41
+        for first, size, count in zip((0, 10, 50), order.sizes, order.counts, strict=True):
+            times = np.bincount(drawn[(drawn >= first) & (drawn < first + size)] - first, minlength=size)
+            assert times.sum() == 4 * count
+            assert times.max() - times.min() <= 1
+    assert order.step(8, 3, 2).tolist() == order.step(8, 3, 2).tolist() != order.step(8, 4, 2).tolist()
+    first_step = set(np.searchsorted([10, 50], order.step(24, 3, 0), side="right"))
+    assert first_step == {0, 1, 2}  # steps mix
