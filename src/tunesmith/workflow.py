@@ -18,7 +18,7 @@ import yaml
 
 from tunesmith.candidates import FAMILIES, Candidate, Context, Fit
 from tunesmith.candidates.candidate import Listener, model_id
-from tunesmith.config import FORMAT_VERSION, Config, parse_config
+from tunesmith.config import FORMAT_VERSION, AnyConfig, Config, parse_any_config
 from tunesmith.data.prepare import prepare_data
 from tunesmith.errors import ConfigError, RunError, TunesmithError
 from tunesmith.evaluate.compare import metric_interval
@@ -110,7 +110,7 @@ def train(config: Config, folder: Path | str, listener: Listener = silent, comma
         return [train_candidate(config, directory, task, planned, row, listener) for row in rows]
 
 
-def start(config: Config, directory: Run, command: str) -> None:
+def start(config: AnyConfig, directory: Run, command: str) -> None:
     """Write run.yaml, or check that the run that is there has the same settings.
 
     Where no candidate was begun, other settings start the run anew: a mended mistake needs no new folder.
@@ -118,7 +118,7 @@ def start(config: Config, directory: Run, command: str) -> None:
     resolved = config.model_dump(mode="json")
     if directory.settings_file.is_file():
         before = Run.open(directory.folder).settings()["config"]
-        if parse_config(before) == config:
+        if parse_any_config(before) == config:
             return
         if (directory.folder / "candidates").exists():
             changed = sorted(key for key in resolved if before.get(key) != resolved[key])
