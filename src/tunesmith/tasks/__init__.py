@@ -7,12 +7,18 @@ from typing import Any
 
 from tunesmith.tasks.classification import build_classification
 from tunesmith.tasks.generation import build_generation
+from tunesmith.tasks.multi_label import build_multi_label
+from tunesmith.tasks.preference import build_preference
+from tunesmith.tasks.regression import build_regression
 from tunesmith.tasks.task import Task
 
 # kind: (settings, labels of the training examples, instruction found in the data) → task
 TASKS: dict[str, Callable[[Any, Sequence[str], str | None], Task]] = {
     "classification": build_classification,
+    "multi_label": build_multi_label,
+    "regression": build_regression,
     "generation": build_generation,
+    "preference": build_preference,
 }
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from tunesmith.train.objectives.causal import CAUSAL
+from tunesmith.train.objectives.head import HEAD
 from tunesmith.train.objectives.objective import EncodeSettings, Interface, Item, Objective
+from tunesmith.train.objectives.preference import PREFERENCE
 
-OBJECTIVES: dict[str, Interface] = {"causal": CAUSAL}
+OBJECTIVES: dict[str, Interface] = {"causal": CAUSAL, "head": HEAD, "preference": PREFERENCE}
 
 __all__ = ["OBJECTIVES", "EncodeSettings", "Interface", "Item", "Objective"]

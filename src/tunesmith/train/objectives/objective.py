@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tunesmith.records import Example, Finding
 from tunesmith.tasks import Task
+from tunesmith.train.methods.method import Start
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from tunesmith.model.load import LanguageModel
@@ -67,8 +69,14 @@ class Interface:
             what cannot be trained is refused before anything is computed. Raises DataError, all problems at once.
         build: (loaded model, micro-batch tokens, whether to share prefixes) → objective.
         prefix: items → tokens that all share and that are computed once a step.
+        measured: (objective, trained model, validation items, rng) → what it alone can tell of the result, by name,
+            for the report; None: nothing.
+        prepare: (model with what a method attached, items, validation items, micro-batch tokens, how a head starts)
+            → items and validation items to train with; None: they are taken as they are.
     """
 
     encode: Encode
     build: Callable[[LanguageModel, int, bool], Objective]
     prefix: Callable[[Sequence[Any]], int]
+    measured: Callable[[Any, Any, Sequence[Any], np.random.Generator], dict[str, Any]] | None = None
+    prepare: Callable[[Any, list[Any], list[Any], int, Start], tuple[list[Any], list[Any]]] | None = None
