@@ -17,7 +17,7 @@ import functools
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -82,7 +82,7 @@ def import_peft() -> Any:
     return peft
 
 
-def quantise_4bit(model: Any, dtype: torch.dtype, device: torch.device) -> None:
+def quantise_4bit(model: Any, dtype: torch.dtype, device: torch.device, keep: Collection[str] = ()) -> None:
     """Put the linear layers below the head into 4 bits, one by one and in place; the rest becomes ``dtype``.
 
     A model loaded in the dtype of its files (``dtype="auto"``) is read from disk as it is converted, so that memory
@@ -92,6 +92,7 @@ def quantise_4bit(model: Any, dtype: torch.dtype, device: torch.device) -> None:
         model: A model of transformers on the CPU.
         dtype: What products are computed in, and what stays unquantised is kept in.
         device: Where the result lives; each layer is quantised there.
+        keep: Names of parts that are to be trained and therefore stay unquantised.
 
     Raises:
         MissingExtraError: If bitsandbytes is not installed.
@@ -106,7 +107,7 @@ def quantise_4bit(model: Any, dtype: torch.dtype, device: torch.device) -> None:
         if type(module) is torch.nn.Linear
         and module is not head
         and module.in_features % BLOCK == 0
-        and not exact & set(name.split("."))
+        and not {*exact, *keep} & set(name.split("."))
     ]
     if not found:
         raise ModelError(
@@ -122,7 +123,8 @@ def quantise_4bit(model: Any, dtype: torch.dtype, device: torch.device) -> None:
             parameter.data = parameter.data.to(device, kept, copy=True)  # copied: the file need not stay mapped
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
-    model.is_loaded_in_4bit = True  # peft asks for this
+    for part in (model, model.base_model):  # peft asks for this, also where the part below the head gets another head
+        part.is_loaded_in_4bit = True
 
 
 def _quantised(bnb: Any, linear: torch.nn.Linear, dtype: torch.dtype, device: torch.device) -> Any:

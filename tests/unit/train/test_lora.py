@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from tunesmith.config import Lora, parse_config
 from tunesmith.errors import ConfigError
+from tunesmith.model.head import HeadModel, load_head_weights
 from tunesmith.model.load import load_model, peft_quiet
 from tunesmith.model.save import save_model
 from tunesmith.train.methods import METHODS, Attached
@@ -170,14 +171,28 @@ def test_a_base_in_sixteen_bits_trains(tiny_model_path: Path, settings: Lora) ->
     assert {p.dtype for p in attached.trainable.values()} == {torch.float32}
 
 
-def test_a_head_of_its_own_trains_beside_the_adapters(tiny_model_path: Path) -> None:
-    class HeadModel(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone = load(tiny_model_path).model
-            self.head = torch.nn.Linear(64, 3).requires_grad_(False)
+def test_a_head_of_its_own_trains_and_is_saved_beside_the_adapters(tiny_model_path: Path, tmp_path: Path) -> None:
+    def build() -> HeadModel:
+        torch.manual_seed(0)
+        return HeadModel(load(tiny_model_path).model, 64, 3, "last").requires_grad_(False).eval()
 
-    attached = attach(HeadModel(), Lora(rank=4))
+    attached = attach(build(), Lora(rank=4))
     heads = {name for name in attached.trainable if not name.startswith("backbone.")}
     assert heads == {"head.weight", "head.bias"}
     assert all("lora_" in name for name in set(attached.trainable) - heads)
+    inputs = [[7, 8, 9, 20 + i, 2] for i in range(6)]
+    optimizer = torch.optim.Adam(attached.trainable.values(), lr=1e-2)
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = cross_entropy(attached.model(inputs), torch.arange(6) % 3)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.2
+    attached.save(tmp_path)
+    with torch.no_grad():
+        trained = attached.model(inputs)
+        loaded = build()
+        with peft_quiet():
+            loaded.backbone = PeftModel.from_pretrained(loaded.backbone, tmp_path).get_base_model()
+        load_head_weights(loaded, tmp_path)
+        torch.testing.assert_close(loaded.eval()(inputs), trained, atol=1e-5, rtol=1e-4)

@@ -147,6 +147,20 @@ def test_it_starts_at_its_base_learns_and_loads_as_saved(
 
 
 @needs_bitsandbytes
+def test_the_part_below_a_head_takes_adapters_too(tiny_model_path: Path) -> None:
+    attached = METHODS["qlora"].attach(load(tiny_model_path).base_model, Qlora(rank=4))
+    attached.model(IDS).last_hidden_state.sum().backward()
+    assert {name for name, p in attached.trainable.items() if p.grad is None} == set()
+
+
+@needs_bitsandbytes
+def test_parts_that_are_to_be_trained_stay_as_they_are(tiny_model_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_path, dtype="auto")
+    quantise_4bit(model, torch.float32, CPU, keep=("mlp",))
+    assert {name.split(".")[3] for name, p in model.named_parameters() if p.dtype == torch.uint8} == {"self_attn"}
+
+
+@needs_bitsandbytes
 def test_layers_that_must_stay_exact_do() -> None:
     torch.manual_seed(0)
     config = T5Config(vocab_size=64, d_model=64, d_kv=16, d_ff=128, num_layers=1, num_heads=4)
