@@ -232,7 +232,7 @@ def render_all(
         except DataError as error:
             problems.append(f"{name}: {error}")
     if problems:
-        raise DataError(_listed(f"{len(problems):,} of {len(examples):,} examples cannot be rendered.", problems))
+        raise DataError(listed(f"{len(problems):,} of {len(examples):,} examples cannot be rendered.", problems))
     limit = renderer.max_length
     long = [item for item in rendered if len(item.input_ids) > limit]
     if not long:
@@ -243,17 +243,17 @@ def render_all(
     lengths = [f"{item.example_id}: {len(item.input_ids):,} tokens" for item in long]
     if overlong == "refuse":
         fix = "Set data.overlong to drop or truncate_left, raise train.max_length, or shorten them."
-        raise DataError(f"{_listed(count + '.', lengths)}\n{fix}")
+        raise DataError(f"{listed(count + '.', lengths)}\n{fix}")
     if overlong == "drop":
         kept = [item for item in rendered if len(item.input_ids) <= limit]
         if not kept:
-            raise DataError(f"{_listed(count + '.', lengths)}\nNo example is left. Raise train.max_length.")
+            raise DataError(f"{listed(count + '.', lengths)}\nNo example is left. Raise train.max_length.")
         fix = "Raise train.max_length, shorten them, or set data.overlong to truncate_left."
         return kept, [Finding("overlong", "warning", len(long), f"{count}; they were left out.", (), names, fix)]
     cut, unfit, removed = _cut_all(rendered, limit, renderer.tokenizer.bos_token_id)
     if unfit:
         head = f"{len(unfit):,} examples do not fit into {limit:,} tokens even without their prompt."
-        raise DataError(f"{_listed(head, unfit)}\nRaise train.max_length, shorten the answers, or drop them.")
+        raise DataError(f"{listed(head, unfit)}\nRaise train.max_length, shorten the answers, or drop them.")
     share = removed / sum(len(item.input_ids) for item in rendered)
     message = f"{count}; the beginnings of their prompts were cut: {removed:,} tokens, {share:.1%} of all."
     fix = "Raise train.max_length to keep them whole."
@@ -284,6 +284,7 @@ def _cut_all(rendered: list[Rendered], limit: int, bos: int | None) -> tuple[lis
     return cut, unfit, removed
 
 
-def _listed(head: str, lines: list[str]) -> str:
+def listed(head: str, lines: list[str]) -> str:
+    """A heading with the first ``LISTED`` of its lines, and how many more there are."""
     more = [f"  … and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else []
     return "\n".join([head, *(f"  {line}" for line in lines[:LISTED]), *more])

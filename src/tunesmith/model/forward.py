@@ -76,8 +76,17 @@ def frozen_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
 
 def head_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Logits of hidden states, shape (n, vocabulary), in float32."""
+    return _soft_cap(linear(hidden, *_head(model)).float(), _cap(model))
+
+
+def _head(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight and bias of what makes logits; BART and its like keep a bias apart from the layer."""
     head = model.get_output_embeddings()
-    return _soft_cap(linear(hidden, head.weight, head.bias).float(), _cap(model))
+    apart = getattr(model, "final_logits_bias", None)  # (1, vocabulary)
+    if apart is None:
+        return head.weight, head.bias
+    bias = apart[0].to(head.weight.dtype)
+    return head.weight, bias if head.bias is None else bias + head.bias
 
 
 def _cap(model: Any) -> float | None:
@@ -111,8 +120,7 @@ def summed_loss(model: Any, hidden: torch.Tensor, targets: torch.Tensor, weights
         targets: (n,) token ids.
         weights: (n,) float32.
     """
-    head = model.get_output_embeddings()
-    total: torch.Tensor = _ChunkedLoss.apply(hidden, head.weight, head.bias, targets, weights, _cap(model))
+    total: torch.Tensor = _ChunkedLoss.apply(hidden, *_head(model), targets, weights, _cap(model))
     return total
 
 
