@@ -240,10 +240,8 @@ class Common(Settings):
     train: Train = Train()
     budget: Budget = Budget()
     seed: int = Field(0, ge=0, description="Fixes splits, data order, initialisation and resampling.")
-    margin: float = Field(
-        0.01,
-        ge=0,
-        description="Smallest difference of the metric that matters in practice (0.01: one point).",
+    margin: float | None = Field(
+        None, ge=0, description="Smallest difference that matters, in the metric's unit; left out: the metric's own."
     )
     forgetting: Literal["quick", "off"] = Field("quick", description="Probe suites run on base and tuned model.")
 
