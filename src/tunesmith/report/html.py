@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -68,25 +68,13 @@ def render_html(report: Json, evidence: Evidence) -> str:
     Returns:
         A complete HTML document.
     """
-    import jinja2
     from markupsafe import Markup
 
-    templates = resources.files("tunesmith.report") / "templates"
-    style = (templates / "report.css").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {
-        "seconds": seconds, "memory": memory, "count": count, "short": short_count,
-        "score": score, "text": plain,
-    }  # fmt: skip
     rows = candidate_rows(report)
     name = report["task"]["metric"]
     judged_by = METRICS[name]
-    environment.filters["difference"] = lambda value: bare_difference(value, name, signed=True)
     margin = report["settings"].get("margin")
     metric = judged_by.words
-    template = environment.from_string((templates / "report.html").read_text(encoding="utf-8"))
     drawn = [row["whisker"] for row in rows if row["whisker"] is not None]
     labels, matrix = evidence.labels, evidence.confusion
     loss = {
@@ -94,10 +82,10 @@ def render_html(report: Json, evidence: Evidence) -> str:
         for name, c in evidence.curves.items()
     }
     few = 0 < len(labels) <= LABELS_DRAWN
-    page: str = template.render(
+    return render_page(
+        "report.html",
+        filters={"difference": lambda value: bare_difference(value, name, signed=True)},
         report=report,
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         headline=findings.headline(report),
         findings=findings.key_findings(report),
         metric=metric,
@@ -116,6 +104,25 @@ def render_html(report: Json, evidence: Evidence) -> str:
             c["id"]: c["forgetting"] for c in report["candidates"] if (c.get("forgetting") or {}).get("suites")
         },
         not_run=not_run(report),
+    )
+
+
+def render_page(template: str, filters: Mapping[str, Callable[[Any], str]], **values: Any) -> str:
+    """A complete HTML document from a template of this package: its style inside, everything else escaped."""
+    import jinja2
+    from markupsafe import Markup
+
+    templates = resources.files("tunesmith.report") / "templates"
+    style = (templates / "report.css").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {
+        "seconds": seconds, "memory": memory, "count": count, "short": short_count,
+        "score": score, "text": plain, **filters,
+    }  # fmt: skip
+    page: str = environment.from_string((templates / template).read_text(encoding="utf-8")).render(
+        style=Markup(style), style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(), **values
     )
     return page
 
