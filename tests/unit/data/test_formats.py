@@ -200,3 +200,108 @@ def test_tools_and_earlier_turns_are_noted(tmp_path: Path) -> None:
 def test_groups_are_read_from_any_layout(tmp_path: Path) -> None:
     items: list[dict[str, Any]] = [{"messages": [USER, ANSWER], "customer": 7}, {"messages": [USER, ANSWER]}]
     assert [e.group for e in read(tmp_path, items, "generation", group="customer").examples] == ["7", None]
+
+
+# ── several labels, numbers, translations ────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    ("value", "joined"),
+    [
+        (["b", "a", "b"], "a|b"),
+        ([], ""),
+        ("", ""),
+        ("  ", ""),
+        ("b|a; c", "a; c|b"),
+        ("b; a,c", "a,c|b"),
+        ("b, a,", "a|b"),
+        ('["x, y", "a"]', "a|x, y"),
+        ([1, 2.0, True], "1|2|true"),
+        (3, "3"),
+        ("one", "one"),
+    ],
+)
+def test_several_labels_are_sorted_and_joined(value: Any, joined: str) -> None:
+    layout = Layout("columns", "multi_label", "text", "labels")
+    assert parse_row({"text": "a", "labels": value}, layout, "x:1").example.label == joined
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (["a|b"], "'labels' holds 'a|b'; a label cannot hold '|'"),
+        (["a", " "], "'labels' holds an empty label"),
+        (["a", ["b"]], "'labels' is of type list"),
+        (None, "'labels' is missing or null; expected a list of labels, empty for none"),
+        ({"a": 1}, "'labels' is of type dict"),
+        ("[1", "looks like a list of labels but is broken JSON"),
+        (float("nan"), "not a number"),
+    ],
+)
+def test_what_is_no_list_of_labels_says_why(value: Any, expected: str) -> None:
+    columns = {"text": "text", "label": "labels"}
+    assert expected in reason({"text": "a", "labels": value}, "columns", "multi_label", **columns)
+
+
+def test_a_guessed_separator_is_told_and_a_file_without_labels_refused(tmp_path: Path) -> None:
+    result = read(tmp_path, [{"text": "a", "tags": "x;y"}, {"text": "b", "tags": "x|y"}], "multi_label")
+    assert [(f.check, f.rows) for f in result.findings] == [("labels_separated", (1,))]
+    with pytest.raises(DataError, match="no row has a label"):
+        read(tmp_path, [{"text": "a", "tags": ""}], "multi_label")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1, "1"), ("2.50", "2.5"), (" -3e-2 ", "-0.03"), (0.1 + 0.2, "0.30000000000000004"), (".5", "0.5"), ("-0", "0")],
+)
+def test_numbers_become_the_shortest_text_that_reads_back(value: Any, text: str) -> None:
+    layout = Layout("columns", "regression", "text", "score")
+    label = parse_row({"text": "a", "score": value}, layout, "x:1").example.label
+    assert label == text
+    assert float(label or "nan") == float(value)
+
+
+@pytest.mark.parametrize(
+    "value", ["n/a", "nan", float("nan"), "inf", float("-inf"), "1e999", "1,5", "1_000", "", True, [1], "١", 10**400]
+)
+def test_what_is_no_finite_number_is_refused_with_line_column_and_value(tmp_path: Path, value: Any) -> None:
+    layout = Layout("columns", "regression", "text", "score")
+    with pytest.raises(RowError) as caught:
+        parse_row({"text": "a", "score": value}, layout, "x:1")
+    assert caught.value.column == "score"
+    assert f"'score' is {repr(value)[:40]}" in str(caught.value)
+    assert "expected a finite number" in str(caught.value)
+    path = tmp_path / "x.csv"
+    path.write_text('text,score\na,1\nb,n/a\nc,"1,5"\nd,2\n')
+    with pytest.raises(DataError) as refused:
+        read_examples(path, "regression")
+    assert "x.csv line 3: 'score' is 'n/a'; expected a finite number, such as 1.5" in str(refused.value)
+    assert "x.csv line 4: 'score' is '1,5'; expected a finite number with a decimal point" in str(refused.value)
+
+
+def test_one_number_everywhere_is_no_regression(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="every row has the number '3'; expected at least two numbers"):
+        read(tmp_path, [{"text": "a", "score": 3}, {"text": "b", "score": 3.0}], "regression")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"source": "hi", "target": "salut"},
+        {"en": "hi", "fr": "salut"},
+        {"id": "7", "en": "hi", "fr_CA": "salut"},
+        {"translation": {"en": "hi", "fr": "salut"}},
+        {"src": "hi", "tgt": "salut", "domain": "greeting"},
+        {"text": "hi", "translation": "salut"},
+        {"prompt": "hi", "completion": "salut"},
+    ],
+)
+def test_translations_are_recognised(row: dict[str, Any]) -> None:
+    example = parse_row(row, recognise([row], "x", "translation"), "x:1").example
+    assert example.messages == (Message("user", "hi"), Message("assistant", "salut"))
+
+
+def test_the_direction_of_a_translation_can_be_named() -> None:
+    row = {"translation": {"en": "hi", "fr": "salut"}}
+    layout = recognise([row], "x", "translation", text="fr", label="en")
+    assert parse_row(row, layout, "x:1").example.answer == "hi"
+    with pytest.raises(DataError, match="which column holds the answer"):
+        recognise([{"en": "a", "fr": "b", "de": "c"}], "x", "translation")

@@ -143,6 +143,43 @@ def test_a_csv_of_a_continental_spreadsheet(tmp_path: Path) -> None:
     assert list(read_rows(path)) == [(2, {"text": "1,5 kg", "label": "a"})]
 
 
+def test_lists_and_files_without_a_header_get_names(tmp_path: Path) -> None:
+    expected = [{"question": "q", "answer": "a"}, {"question": "r", "answer": "b"}]
+    names = ("question", "answer")
+    for name, text in (
+        ("x.json", '[["q", "a"],\n ["r", "b"]]'),
+        ("x.jsonl", '["q", "a"]\n{"question": "r", "answer": "b"}'),
+        ("x.csv", "q,a\nr,b\n"),
+        ("y.csv", "question,answer\nq,a\nr,b\n"),
+        ("x.tsv.gz", "q\ta\nr\tb"),
+    ):
+        assert [row for _, row in read_rows(write(tmp_path, name, text), names)] == expected
+    found = bad_rows(write(tmp_path, "x.jsonl", '["q", "a"]\n3'))
+    assert found[1] == "a JSON list; expected an object, or names for the list's values in data.columns"
+    assert "a JSON number" in found[2]
+    for name, text in (("z.jsonl", '["q"]'), ("z.json", '[["q"]]')):
+        assert [row for _, row in read_rows(write(tmp_path, name, text), names)] == [
+            BadRow(1, "a list of 1 values; data.columns names 2")
+        ]
+    assert list(read_rows(write(tmp_path, "z.csv", "q\n"), names)) == [(1, BadRow(1, "1 fields; data.columns has 2"))]
+    with pytest.raises(DataError, match=r"a \.parquet file names its own"):
+        read_rows(write(tmp_path, "x.parquet", KINDS[".parquet"]), names)
+
+
+def test_quotes_of_a_tsv_that_do_not_pair_are_quotes(tmp_path: Path) -> None:
+    literal = 'text\tlabel\n"To be\tx\n"a" and "b"\ty\n"whole"\tz\n'
+    assert [row["text"] for _, row in read_rows(write(tmp_path, "x.tsv", literal)) if isinstance(row, dict)] == [
+        '"To be',
+        '"a" and "b"',
+        '"whole"',
+    ]
+    quoted = 'text\tlabel\n"a ""b"" c"\tx\n"broken\nline"\ty\n'
+    assert [row["text"] for _, row in read_rows(write(tmp_path, "y.tsv", quoted)) if isinstance(row, dict)] == [
+        'a "b" c',
+        "broken\nline",
+    ]
+
+
 @pytest.mark.parametrize("header", ["a,,b", "a,b,a"])
 def test_a_header_that_names_no_columns_is_refused(tmp_path: Path, header: str) -> None:
     with pytest.raises(DataError, match="line 1"):
@@ -263,6 +300,8 @@ KEYS = [
     "ideal",
     "text",
     "label",
+    "chosen",
+    "rejected",
 ]
 OBJECTS = st.dictionaries(st.sampled_from(KEYS), JSON | MESSAGES, max_size=4)
 
@@ -273,10 +312,11 @@ OBJECTS = st.dictionaries(st.sampled_from(KEYS), JSON | MESSAGES, max_size=4)
     damage=st.binary(max_size=12),
     where=st.integers(0, 400),
     kind=st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".jsonl.gz"]),
-    task=st.sampled_from(["classification", "generation"]),
+    task=st.sampled_from(["classification", "generation", "multi_label", "regression", "translation", "preference"]),
+    layout=st.sampled_from(["auto", "auto", "table"]),
 )
 def test_whatever_the_damage_rows_add_up_or_one_data_error(
-    tmp_path: Path, items: list[dict[str, Any]], damage: bytes, where: int, kind: str, task: str
+    tmp_path: Path, items: list[dict[str, Any]], damage: bytes, where: int, kind: str, task: str, layout: str
 ) -> None:
     if kind in (".csv", ".tsv"):
         out = io.StringIO(newline="")
@@ -290,7 +330,7 @@ def test_whatever_the_damage_rows_add_up_or_one_data_error(
     data = data[:where] + damage + data[where + len(damage) // 2 :]
     path = write(tmp_path, f"x{kind}", data)
     try:
-        adds_up(read_examples(path, task, policy="skip", part="test"))
+        adds_up(read_examples(path, task, format=layout, policy="skip", part="test"))
     except DataError:
         return
 

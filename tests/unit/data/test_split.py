@@ -173,3 +173,47 @@ def test_known_overlaps_of_banking77_are_found(shared_data: Path) -> None:
     split = split_examples(train, seed=0, test=test, stratify=True)
     assert not find_overlaps(split.train, split.test)
     assert not find_overlaps(split.validation, split.test)
+
+
+# ── strata that are no single label ──────────────────────────────────────────────────────────────────────
+def test_a_regression_keeps_the_shares_of_its_targets_tenths() -> None:
+    items = [Example(f"x:{i}", text=f"text {i}", label=str(i * i)) for i in range(400)]
+    split = split_examples(items, seed=0, stratify=True, task_kind="regression")
+    for part, share in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):
+        tenths = Counter(int(float(e.label or 0) ** 0.5) // 40 for e in getattr(split, part))
+        assert tenths == dict.fromkeys(range(10), round(40 * share)), part
+    kept = limit_train(split.train, 20, stratify=True, task_kind="regression")
+    assert Counter(int(float(e.label or 0) ** 0.5) // 40 for e in kept) == dict.fromkeys(range(10), 2)
+
+
+def test_equal_texts_with_other_numbers_are_told_but_no_mistake() -> None:
+    items = [Example(f"x:{i}", text=f"text {i // 2}", label=str(i)) for i in range(100)]
+    split = split_examples(items, seed=0, stratify=True, task_kind="regression")
+    assert [(f.check, f.severity, f.count) for f in split.findings] == [("conflicting_numbers", "info", 100)]
+
+
+def test_rare_labels_among_several_reach_train() -> None:
+    items = [
+        Example(f"x:{i}", text=f"text {i}", label="|".join(["common"] * (i % 2) + ["rare"] * (i % 50 == 0)))
+        for i in range(150)
+    ]
+    for seed in range(20):
+        split = split_examples(items, seed=seed, stratify=True, task_kind="multi_label")
+        assert any("rare" in (e.label or "") for e in split.train)
+        shares = [sum("common" in (e.label or "") for e in part) / len(part) for part in (split.train, split.test)]
+        assert shares == pytest.approx([0.5, 0.5], abs=0.04)
+    test = [Example(f"t:{i}", text=f"test {i}", label="common|new") for i in range(6)]
+    with pytest.raises(DataError, match=r"test has labels that train does not have: 'new' \(6\)"):
+        split_examples(items, seed=0, test=test, stratify=True, task_kind="multi_label")
+
+
+def test_pairs_that_differ_in_the_worse_answer_only_are_no_duplicates() -> None:
+    turns = (Message("user", "hi"), Message("assistant", "hello"))
+    items = [Example(f"x:{i}", turns, rejected=(Message("assistant", f"no {i % 15}"),)) for i in range(30)]
+    others = [replace(e, messages=(Message("user", f"hi {i}"), turns[1])) for i, e in enumerate(items)]
+    split = split_examples([*items, *others], seed=0, stratify=False, task_kind="preference")
+    assert [(f.check, f.count) for f in split.findings] == [("exact_duplicates", 15)]
+    together = [
+        part for part in (split.train, split.validation, split.test) if any(e.prompt == turns[:1] for e in part)
+    ]
+    assert len(together) == 1

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from tunesmith.data.read.rows import LINE_LIMIT_BYTES, BadRow, Row, not_utf8, open_bytes, read_lines, too_long
 from tunesmith.errors import DataError
@@ -23,9 +24,30 @@ def read_csv_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[Row]:
 
 
 def read_tsv_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[Row]:
-    """Yield (line where the row starts, columns or BadRow). ``columns`` are the names where there is no header."""
+    """Yield (line where the row starts, columns or BadRow). ``columns`` are the names where there is no header.
+
+    Many TSV files quote nothing, and a quote at the start of a field is just one. Where quotes do not pair within
+    their fields, and each line has as many fields as the first, quotes are taken as they stand.
+    """
+    literal = _quotes_are_literal(path)
     with open_bytes(path) as file:
-        yield from _rows(file, path.name, "\t", columns)
+        yield from _rows(file, path.name, "\t", columns, csv.QUOTE_NONE if literal else csv.QUOTE_MINIMAL)
+
+
+def _quotes_are_literal(path: Path) -> bool:
+    loose, width = False, 0
+    with open_bytes(path) as file:
+        for _, _, data in read_lines(file):
+            fields = (data or b"").rstrip(b"\r\n").split(b"\t")
+            if fields == [b""]:
+                continue
+            if len(fields) != (width := width or len(fields)):
+                return False
+            loose = loose or any(field.startswith(b'"') and not _QUOTED.fullmatch(field) for field in fields)
+    return loose
+
+
+_QUOTED = re.compile(rb'"(?:[^"]|"")*"')
 
 
 class _Lines:
@@ -48,10 +70,12 @@ class _Lines:
                 yield data.decode("utf-8", "replace")
 
 
-def _rows(file: BinaryIO, name: str, delimiter: str, columns: Sequence[str]) -> Iterator[Row]:
+def _rows(
+    file: BinaryIO, name: str, delimiter: str, columns: Sequence[str], quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
+) -> Iterator[Row]:
     csv.field_size_limit(LINE_LIMIT_BYTES)  # the module's only setting that is global; 128 KiB otherwise
     lines = _Lines(file)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting)
     header: list[str] | None = list(columns) or None
     where = "data.columns" if columns else "the header"
     while True:

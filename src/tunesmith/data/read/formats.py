@@ -7,7 +7,7 @@ alpaca             {"instruction", "input"?, "output"}
 evals              {"input": string or messages, "ideal": string or list}
 preference         {"prompt"?, "chosen", "rejected"}, or OpenAI's: see preference.py
 columns            any other: one column with the text, one with the label (or the answer)
-table              each column but the label's and the group's is a feature: see table.py
+table              each column but the label's and the group's is a feature, or those of the template: see table.py
 """
 
 from __future__ import annotations
@@ -151,9 +151,17 @@ def recognise(
         return Layout(format, task_kind, group=group, image=image)
     if task_kind == "translation" and not text and not label:
         text, label = _find_languages(columns) or (None, None)
-    label = label or _find_label(columns, name, task_kind, {text, group, image})
-    if not text and not (image and task_kind in LABELLED):  # an image with a label needs no text
-        text = _find_text(rows, columns, name, task_kind, {label, group, image})
+    try:
+        label = label or _find_label(columns, name, task_kind, {text, group, image})
+    except DataError as error:
+        problems.append(str(error))
+    try:
+        if not text and not (image and task_kind in LABELLED):  # an image with a label needs no text
+            text = _find_text(rows, columns, name, task_kind, {label, group, image})
+    except DataError as error:
+        problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
     if text == label:
         raise DataError(f"{name}: '{text}' cannot be both the text and the label. Set data.text and data.label.")
     return Layout("columns", task_kind, text, label, group, image=image)
@@ -227,7 +235,8 @@ def _table(
         problems.append(f"{name}: no column is left as a feature. Give the table some.")
     elif template not in ("names", "sentence"):
         try:
-            template_columns(template, "data.template", features, name)
+            named = template_columns(template, "data.template", features, name)
+            features = tuple(column for column in features if column in named)  # what the model is not shown is none
         except DataError as error:
             problems.append(str(error))
     if problems:
