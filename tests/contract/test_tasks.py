@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tunesmith.config import Classification, Generation
+from tunesmith.config import Classification, Generation, Preference
 from tunesmith.data.render import Renderer
 from tunesmith.model.generate import end_tokens
 from tunesmith.model.load import LanguageModel, load_model
@@ -36,9 +37,16 @@ def conversations(n: int) -> list[Example]:
     return made
 
 
+def pairs(n: int) -> list[Example]:
+    return [
+        replace(e, rejected=(Message("assistant", f"no {'no ' * (i % 4)}"),)) for i, e in enumerate(conversations(n))
+    ]
+
+
 CASES: dict[str, tuple[Any, list[Example], tuple[str, ...]]] = {
     "classification": (Classification(), classified(14), LABELS),
     "generation": (Generation(instruction="Answer.", max_new_tokens=9), conversations(14), ()),
+    "preference": (Preference(instruction="Answer."), pairs(14), ()),
 }
 
 
@@ -91,7 +99,7 @@ def test_predictions_come_in_order_whatever_the_batch_and_the_order(
     case: tuple[Task, list[Example]], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tunesmith.model import generate, score
-    from tunesmith.tasks import classification
+    from tunesmith.tasks import classification, preference
 
     task, examples = case
     expected = task.predict(lm, examples, "c")
@@ -103,6 +111,7 @@ def test_predictions_come_in_order_whatever_the_batch_and_the_order(
     monkeypatch.setattr(score, "SCORE_TOKENS", 1)
     monkeypatch.setattr(generate, "BATCH_TOKENS", 1)
     monkeypatch.setattr(classification, "BLOCK", 3)
+    monkeypatch.setattr(preference, "BLOCK", 3)
     told: list[int] = []
     alone = task.predict(lm, examples, "c", (), told.append)
     assert timeless(alone) == timeless(expected)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunesmith.candidates.candidate import Context, Family, Fit
+from tunesmith.config import Config
 from tunesmith.records import Example, Prediction
 
 
@@ -29,9 +30,14 @@ class Majority:
         return self.task.from_answers(examples, answers, self.id, time.monotonic() - started)
 
 
+def _ids(config: Config, model: str, architecture: str) -> list[str]:
+    """None for pairs of answers: each has answers of its own, so that none is the most frequent."""
+    return [] if config.task.kind == "preference" else ["baseline/majority"]
+
+
 BASELINE = Family(
     name="baseline",
-    ids=lambda config, model, architecture: ["baseline/majority"],
+    ids=_ids,
     baseline=True,
     reason="what any candidate must beat: always the most frequent answer",
     build=Majority,

@@ -104,7 +104,9 @@ def choose_shots(train: Sequence[Example], n: int, seed: int) -> tuple[Example, 
 
 
 def _ids(config: Config, model: str, architecture: str) -> list[str]:
-    """Both for models that write text; none for tasks whose answer is not text."""
+    """Both for models that write text; none for tasks whose answer is not text. Pairs are judged as they are."""
+    if architecture == "decoder" and config.task.kind == "preference":
+        return ["prompt/zero-shot"]
     if architecture != "decoder" or config.task.kind not in ("classification", "generation", "translation"):
         return []
     return ["prompt/zero-shot", "prompt/few-shot"]

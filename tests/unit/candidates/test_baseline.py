@@ -36,4 +36,7 @@ def test_each_family_names_its_candidates() -> None:
         "tune": ["tune/m/lora", "tune/m/full"],
     }
     assert FAMILIES["embedding"].ids(generation, "m", "decoder") == []
+    pairs = parse_config({"task": "preference", "data": {"train": "x"}})
+    ids = {name: family.ids(pairs, "m", "decoder") for name, family in FAMILIES.items()}
+    assert ids == {"baseline": [], "prompt": ["prompt/zero-shot"], "embedding": [], "tune": ["tune/m/lora"]}
     assert [name for name, family in FAMILIES.items() if not family.baseline] == ["tune"]
