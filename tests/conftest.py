@@ -22,6 +22,46 @@ def tiny_model_path() -> Path:
     return TESTS / "assets" / "tiny_llama"
 
 
+@pytest.fixture(scope="session")
+def tiny_dinov2_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random image encoder of eight small layers, for images of 28 × 28."""
+    import torch
+    from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
+
+    folder = tmp_path_factory.mktemp("dinov2")
+    torch.manual_seed(0)
+    config = Dinov2Config(hidden_size=16, num_hidden_layers=8, num_attention_heads=2, image_size=56, patch_size=14)
+    Dinov2Model(config).save_pretrained(folder)
+    size = {"height": 28, "width": 28}
+    BitImageProcessorPil(size=size, do_center_crop=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llava_path(tmp_path_factory: pytest.TempPathFactory, tiny_dinov2_path: Path, tiny_model_path: Path) -> Path:
+    """Folder of a vision–language model made of the two others; an image is 36 tokens."""
+    from tunesmith.sources.assemble import assemble_vision_language
+
+    folder = tmp_path_factory.mktemp("llava") / "model"
+    assemble_vision_language(tiny_dinov2_path, tiny_model_path, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Paths of sixteen small images, each a square of its own brightness and place."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("images")
+    paths = []
+    for i in range(16):
+        pixels = np.zeros((24, 32, 3), np.uint8)
+        pixels[i : i + 8, 2 * i : 2 * i + 8] = (255 - 15 * i, 16 * i, 60 + 12 * i)
+        paths.append(str(folder / f"{i}.png"))
+        Image.fromarray(pixels).save(paths[-1])
+    return paths
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from tunesmith.data.read.images import FORMATS
 from tunesmith.data.render import IGNORE_INDEX, Rendered, Renderer
 from tunesmith.errors import DataError, MissingExtraError, ModelError
 from tunesmith.hardware import detect
@@ -29,19 +29,21 @@ from tunesmith.model.safety import check_model_folder
 from tunesmith.records import Message
 from tunesmith.sources import ModelFolder
 
-MAX_PIXELS = 64_000_000  # a picture of 8,000 × 8,000; one that claims more is refused before it is unpacked
-IMAGE_BATCH = 16  # images computed at once where nothing else bounds them
 BATCH_TOKENS = 2048  # padded tokens computed at once, in scoring and generation
+
+# What transformers' families call these parts: LLaVA, Gemma 3 and Mistral 3; Idefics and SmolVLM; Qwen-VL.
+_EYES = ("vision_tower", "vision_model", "visual")
+_CONNECTORS = ("multi_modal_projector", "connector", "merger")
 
 Conversation = tuple[tuple[Message, ...], str]  # messages and the path of their image
 
 
 def open_image(path: str | Path) -> Any:
-    """The image of a file as RGB, read whole; formats are those Pillow knows.
+    """The image of a file as RGB, read whole, in the formats and up to the size that data checks let pass.
 
     Raises:
         MissingExtraError: If Pillow is not installed.
-        DataError: If there is no such file, it is no image, is damaged or cut off, or is larger than MAX_PIXELS.
+        DataError: If there is no such file, it is no image, damaged or cut off, or claims too many pixels.
     """
     try:
         from PIL import Image
@@ -51,19 +53,14 @@ def open_image(path: str | Path) -> Any:
         ) from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is lower
-            image = Image.open(path)
-        with image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise DataError(f"{path}: {width:,} × {height:,} pixels, at most {MAX_PIXELS:,} are read. Shrink it.")
-            return image.convert("RGB")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                return image.convert("RGB")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image. Correct the path, or leave the example out.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: not an image that can be read ({error}). Save it anew, or leave it out.") from error
+    except Exception as error:  # a decoder may stumble over damage in any way
+        said = " ".join(str(error).split())
+        raise DataError(f"{path}: not an image that can be read ({said}). Save it anew, or leave it out.") from error
 
 
 # ── image encoders ───────────────────────────────────────────────────────────────────────────────────────
@@ -84,42 +81,30 @@ def load_image_encoder(folder: ModelFolder) -> tuple[Any, Any]:
     return model.requires_grad_(False), processor
 
 
-def pixels(processor: Any, paths: Sequence[str]) -> torch.Tensor:
-    """Images as the encoder takes them, shape (n, channels, height, width), float32."""
-    values: torch.Tensor = processor([open_image(path) for path in paths], return_tensors="pt")["pixel_values"]
-    return values
+def image_features(backbone: Any, processor: Any, paths: Sequence[str]) -> torch.Tensor:
+    """One vector an image, shape (n, width), on the backbone's device, differentiable.
 
+    It is the class token's last state where there is one, else the mean over patches. On the 24 pairs of shape and
+    colour in easy-VQA the class token of DINOv2-small alone finds more neighbours of the same kind than with the
+    patches' mean beside it (at 112 pixels 80 against 77 %).
 
-def pooled(backbone: Any, pixel_values: torch.Tensor) -> torch.Tensor:
-    """One vector an image, shape (n, hidden), differentiable: the class token's last state, else the patches' mean.
-
-    On the 24 pairs of shape and colour in easy-VQA the class token of DINOv2-small alone finds more neighbours of the
-    same kind than with the patches' mean beside it (112 pixels: 80 against 77 %).
+    Raises:
+        DataError: If an image cannot be read.
     """
-    hidden: torch.Tensor = backbone(pixel_values=pixel_values).last_hidden_state
-    if hidden.dim() == 4:  # (n, hidden, height, width): a convolutional network
+    values = processor([open_image(path) for path in paths], return_tensors="pt")["pixel_values"]
+    hidden: torch.Tensor = backbone(pixel_values=values.to(backbone.device)).last_hidden_state
+    if hidden.dim() == 4:  # (n, channels, height, width): a convolutional network
         return hidden.mean(dim=(2, 3))
     if any(name.endswith("cls_token") for name, _ in backbone.named_parameters()):
         return hidden[:, 0]
     return hidden.mean(dim=1)
 
 
-def image_features(
-    backbone: Any, processor: Any, paths: Sequence[str], on_progress: Callable[[int], None] | None = None
-) -> np.ndarray:
-    """Pooled features of images, shape (n, hidden), float32, computed in batches without gradient.
-
-    Raises:
-        DataError: If an image cannot be read.
-    """
-    found: list[np.ndarray] = []
-    for start in range(0, len(paths), IMAGE_BATCH):
-        part = paths[start : start + IMAGE_BATCH]
-        with torch.no_grad():
-            found.append(pooled(backbone, pixels(processor, part).to(backbone.device)).float().cpu().numpy())
-        if on_progress is not None:
-            on_progress(len(part))
-    return np.concatenate(found)
+def feature_width(backbone: Any) -> int:
+    """Size of an image's features."""
+    sizes = getattr(backbone.config, "hidden_sizes", None)
+    width: int = sizes[-1] if sizes else backbone.config.hidden_size
+    return width
 
 
 # ── models that read images and text ─────────────────────────────────────────────────────────────────────
@@ -146,6 +131,13 @@ def load_image_text(folder: ModelFolder, origin: dict[str, Any]) -> LanguageMode
     device = torch.device("cuda" if hardware.accelerators else "cpu")
     model.to(device).eval().requires_grad_(False)
     return LanguageModel(model, processor, folder, False, device, origin, "image_text")
+
+
+def image_parts(model: Any) -> tuple[list[str], list[str]]:
+    """Names of a vision–language model's image encoder, and of what joins it to the text model; empty for others."""
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    eyes = [name for name in _EYES if name in names]
+    return eyes, [name for name in _CONNECTORS if name in names] if eyes else []
 
 
 def _first_line(error: Exception) -> str:

@@ -15,20 +15,6 @@ from tunesmith.sources.assemble import assemble_vision_language
 from tunesmith.sources.catalog import MODELS, CatalogModel
 
 
-@pytest.fixture(scope="session")
-def vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random DINOv2 of eight small layers."""
-    import torch
-    from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
-
-    folder = tmp_path_factory.mktemp("vision")
-    torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=16, num_hidden_layers=8, num_attention_heads=2, image_size=56, patch_size=14)
-    Dinov2Model(config).save_pretrained(folder)
-    BitImageProcessorPil().save_pretrained(folder)
-    return folder
-
-
 def load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -38,13 +24,13 @@ def load(folder: Path) -> tuple[Any, Any]:
     return model.eval(), AutoProcessor.from_pretrained(folder, local_files_only=True)
 
 
-def test_the_parts_are_what_they_were(tmp_path: Path, vision: Path, tiny_model_path: Path) -> None:
+def test_the_parts_are_what_they_were(tmp_path: Path, tiny_dinov2_path: Path, tiny_model_path: Path) -> None:
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
 
-    assemble_vision_language(vision, tiny_model_path, tmp_path / "out")
+    assemble_vision_language(tiny_dinov2_path, tiny_model_path, tmp_path / "out")
     model, _ = load(tmp_path / "out")
-    encoder = AutoModel.from_pretrained(vision, local_files_only=True)
+    encoder = AutoModel.from_pretrained(tiny_dinov2_path, local_files_only=True)
     for name, value in encoder.state_dict().items():
         assert torch.equal(model.model.vision_tower.state_dict()[name], value)
     text = AutoModelForCausalLM.from_pretrained(tiny_model_path, local_files_only=True).eval()
@@ -55,11 +41,11 @@ def test_the_parts_are_what_they_were(tmp_path: Path, vision: Path, tiny_model_p
     assert found.shape[-1] == model.config.image_token_id + 1 == expected.shape[-1] + 1
 
 
-def test_the_processor_places_the_image(tmp_path: Path, vision: Path, tiny_model_path: Path) -> None:
+def test_the_processor_places_the_image(tmp_path: Path, tiny_dinov2_path: Path, tiny_model_path: Path) -> None:
     import torch
     from PIL import Image
 
-    assemble_vision_language(vision, tiny_model_path, tmp_path / "out")
+    assemble_vision_language(tiny_dinov2_path, tiny_model_path, tmp_path / "out")
     model, processor = load(tmp_path / "out")
     content = [{"type": "image"}, {"type": "text", "text": "what is it?"}]
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}]
@@ -79,24 +65,26 @@ def test_the_processor_places_the_image(tmp_path: Path, vision: Path, tiny_model
     assert not torch.allclose(*outputs)
 
 
-def test_the_seed_decides_the_projector(tmp_path: Path, vision: Path, tiny_model_path: Path) -> None:
+def test_the_seed_decides_the_projector(tmp_path: Path, tiny_dinov2_path: Path, tiny_model_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        assemble_vision_language(vision, tiny_model_path, tmp_path / name, seed)
+        assemble_vision_language(tiny_dinov2_path, tiny_model_path, tmp_path / name, seed)
     a, b, c = (cache.read_sha256(tmp_path / name / "model.safetensors") for name in "abc")
     assert a == b != c
 
 
-def test_parts_that_do_not_fit_are_refused(tmp_path: Path, vision: Path, tiny_model_path: Path) -> None:
+def test_parts_that_do_not_fit_are_refused(tmp_path: Path, tiny_dinov2_path: Path, tiny_model_path: Path) -> None:
     with pytest.raises(ModelError, match="expected a DINOv2 model and a decoder that reads ChatML"):
         assemble_vision_language(tiny_model_path, tiny_model_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_assembled_model_is_built_once_and_from_its_parts(
-    vision: Path, tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_dinov2_path: Path, tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = MODELS["smollm2-dinov2"]
-    monkeypatch.setattr(resolve, "_fetch_catalog_model", _from(resolve._fetch_catalog_model, vision, tiny_model_path))
+    monkeypatch.setattr(
+        resolve, "_fetch_catalog_model", _from(resolve._fetch_catalog_model, tiny_dinov2_path, tiny_model_path)
+    )
     monkeypatch.setattr(resolve.hub, "find_model", lambda name: None)
     assert resolve.find_model(entry.name) is None
     built = resolve_model(entry.name)

@@ -28,6 +28,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.model.forward import frozen_linear
 from tunesmith.model.load import peft_quiet
 from tunesmith.model.quantise import frozen_weight, import_peft
+from tunesmith.model.vision import image_parts
 from tunesmith.train.methods.method import Attached, Method
 
 ADAPTER = "default"  # peft's name for the only one
@@ -37,17 +38,21 @@ OVERSAMPLING, ITERATIONS = 8, 16  # of the randomised SVD; Meng et al. 2024 find
 def attach(model: Any, settings: Lora | Qlora) -> Attached:
     """Put adapters on ``settings.target_modules``, by default on all linear layers but the head.
 
-    A head of its own (``model.head``) is not adapted but trained as it is.
+    A head of its own (``model.head``) is not adapted but trained as it is; so is what joins a model's eyes to its
+    text (LLaVA's projector), while the eyes themselves stay as they are.
 
     Raises:
         ConfigError: If the model has no layer of a name that was asked for, or none that PiSSA can start from.
     """
     peft = import_peft()
     backbone, head = (model, None) if isinstance(model, PreTrainedModel) else (model.backbone, model.head)
+    eyes, connectors = image_parts(backbone)
     config = peft.LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
         target_modules=list(settings.target_modules) or "all-linear", use_dora=settings.dora,
         use_rslora=settings.rank_stabilised, task_type=_task_type(backbone),
+        modules_to_save=connectors or None,
+        exclude_modules=rf"(.*\.)?({'|'.join([*eyes, *connectors])})(\..*)?" if eyes else None,
     )  # fmt: skip
     try:
         with peft_quiet():
