@@ -66,12 +66,12 @@ def test_it_learns_to_see_saves_and_loads(tiny_llava_path: Path, tmp_path: Path,
     objective = IMAGE_TEXT.build(lm, 1024, True)
     trained = {id(p) for p in attached.trainable.values()}
     frozen = {n: p.detach().clone() for n, p in lm.model.named_parameters() if id(p) not in trained}
-    loop = LoopSettings(epochs=40, learning_rate=1e-2, global_batch_size=8, patience=0, evals_per_epoch=1)
+    loop = LoopSettings(epochs=60, learning_rate=1e-2, global_batch_size=8, patience=0, evals_per_epoch=1)
     train(lm.model, attached.trainable, objective, items, items, loop, tmp_path / "training")
     lm.model.eval()
     sums, units = losses_and_units(lm.model, objective, items)
     # With the tiny model's head frozen no hidden state gives less than 0.58 nats; guessing among the eight gives 1.3.
-    assert float(sums.sum() / units.sum()) < 0.7
+    assert float(sums.sum() / units.sum()) < 0.62
     for name, parameter in lm.model.named_parameters():
         if name in frozen:
             assert torch.equal(parameter, frozen[name]), name
