@@ -7,6 +7,7 @@ from typing import Any
 
 from tunesmith.tasks.classification import build_classification
 from tunesmith.tasks.generation import build_generation
+from tunesmith.tasks.image_text import build_image_text
 from tunesmith.tasks.multi_label import build_multi_label
 from tunesmith.tasks.preference import build_preference
 from tunesmith.tasks.regression import build_regression
@@ -19,6 +20,7 @@ TASKS: dict[str, Callable[[Any, Sequence[str], str | None], Task]] = {
     "regression": build_regression,
     "generation": build_generation,
     "preference": build_preference,
+    "image_text": build_image_text,
 }
 
 

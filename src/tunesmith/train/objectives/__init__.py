@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from tunesmith.train.objectives.causal import CAUSAL
 from tunesmith.train.objectives.head import HEAD
+from tunesmith.train.objectives.image_text import IMAGE_TEXT
 from tunesmith.train.objectives.objective import EncodeSettings, Interface, Item, Objective
 from tunesmith.train.objectives.preference import PREFERENCE
 
-OBJECTIVES: dict[str, Interface] = {"causal": CAUSAL, "head": HEAD, "preference": PREFERENCE}
+OBJECTIVES: dict[str, Interface] = {"causal": CAUSAL, "head": HEAD, "preference": PREFERENCE, "image_text": IMAGE_TEXT}
 
 __all__ = ["OBJECTIVES", "EncodeSettings", "Interface", "Item", "Objective"]
