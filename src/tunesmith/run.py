@@ -24,7 +24,7 @@ from tunesmith.config import FORMAT_VERSION
 from tunesmith.errors import NotFoundError, RunError
 from tunesmith.records import Example, Message, Prediction
 
-ARTIFACTS = ("adapter", "model")  # folders of a candidate that hold its weights, by method
+ARTIFACTS = ("adapter", "model", "head")  # folders of a candidate that hold its weights, by method
 
 
 def write_atomic(path: Path, text: str) -> None:

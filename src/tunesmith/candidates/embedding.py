@@ -1,104 +1,116 @@
-"""``embedding/<encoder>``: a frozen sentence encoder and logistic regression, C chosen on validation."""
+"""``embedding/<encoder>``: a frozen encoder and a linear model on its vectors, the penalty chosen on validation.
+
+Logistic regression for classification, one such against the rest for each label of several, ridge regression for
+numbers. Texts take ``config.encoder``; images an image encoder: that one, or the run's model where it is one.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from tunesmith.candidates.candidate import Context, Family, Fit, model_id
 from tunesmith.config import Config
+from tunesmith.errors import ConfigError
+from tunesmith.measures.linear import LinearFit, fit_linear
 from tunesmith.records import Example, Prediction
 
-C_GRID = tuple(float(c) for c in np.logspace(-2, 3, 11))  # inverse strength of the L2 penalty
+if TYPE_CHECKING:
+    from tunesmith.tasks.task import HeadTask
+
+IMAGES = 16  # computed at once
+TASKS = ("classification", "multi_label", "regression")
 
 
 class Embedding:
-    """Texts are embedded once; only the classifier is fitted."""
+    """Examples are embedded once; only the linear model is fitted."""
 
     def __init__(self, context: Context, candidate_id: str, folder: Path) -> None:
         self.context, self.id = context, candidate_id
-        self.encoder: tuple[Any, Any] | None = None
-        self.classifier: Any = None
+        self.task = cast("HeadTask", context.task)
+        self.fitted: LinearFit | None = None
+        self._loaded: tuple[Any, Any] | None = None
 
     def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit:
-        """Fit on train for each C, keep the one with the best validation accuracy (ties: lower loss)."""
+        """Fit on train for each penalty, keep the one that is best on validation (ties: lower loss)."""
         started = time.monotonic()
         vectors, cut = self._embed(train, "train")
         held_out, _ = self._embed(validation, "validation")
-        labels, targets = [e.label for e in train], [e.label for e in validation]
-        self.classifier, chosen, tried = fit_classifier(vectors, labels, held_out, targets)
+        targets, held = (np.array([self.task.head_target(e) for e in part]) for part in (train, validation))
+        fitted = fit_linear(vectors, targets, held_out, held, self.task.head_loss, self.task.outputs)
+        self.fitted = fitted
         return Fit(
-            trainable_parameters=int(self.classifier.coef_.size + self.classifier.intercept_.size),
+            trainable_parameters=int(fitted.weights.size + fitted.bias.size),
             train_seconds=time.monotonic() - started,
             details={
-                "encoder": self.context.config.encoder,
-                "C": chosen,
-                "tried_on_validation": tried,
+                "encoder": self._encoder(train), "C": fitted.c, "tried_on_validation": list(fitted.tried),
                 "texts_cut": cut,
             },
-        )
+        )  # fmt: skip
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
-        from dataclasses import replace
-
+        if self.fitted is None:
+            raise ConfigError(f"{self.id}: predict was called before fit.")
         started = time.monotonic()
         vectors, _ = self._embed(examples, "test")
-        probabilities = self.classifier.predict_proba(vectors)
-        classes = [str(c) for c in self.classifier.classes_]
-        answers = [classes[int(i)] for i in probabilities.argmax(1)]
-        predictions = self.context.task.from_answers(examples, answers, self.id, time.monotonic() - started)
-        place = [classes.index(label) for label in self.context.task.labels]
-        self.encoder = None
-        return [
-            replace(p, probabilities=tuple(float(v) for v in row[place]))
-            for p, row in zip(predictions, probabilities, strict=True)
-        ]
+        outputs = self.fitted.outputs(vectors)
+        self._loaded = None
+        seconds = time.monotonic() - started
+        return self.task.from_outputs(examples, outputs, self.id, seconds, [0] * len(examples))
+
+    def _encoder(self, examples: Sequence[Example]) -> str:
+        return encoder_name(self.context.config, examples[0].image is not None)
 
     def _embed(self, examples: Sequence[Example], part: str) -> tuple[np.ndarray, int]:
+        """Vectors of length 1, shape (n, width), and how many texts were cut."""
+        import torch
+
+        from tunesmith.model.architecture import architecture
         from tunesmith.model.embed import embed, load_encoder
+        from tunesmith.model.vision import image_features, load_image_encoder
         from tunesmith.sources import resolve_model
 
-        if self.encoder is None:
-            self.encoder = load_encoder(resolve_model(self.context.config.encoder))
+        images = examples[0].image is not None
+        if self._loaded is None:
+            folder = resolve_model(self._encoder(examples))
+            kind, wanted = architecture(folder), "image-encoder" if images else "encoder"
+            if kind != wanted:
+                fix = "dinov2-small" if images else "minilm-l6"
+                raise ConfigError(f"encoder: {folder.name} is of kind {kind}, expected {wanted}. Try {fix}.")
+            self._loaded = load_image_encoder(folder) if images else load_encoder(folder)
         done = [0]
 
         def progress(n: int) -> None:
             done[0] += n
             self.context.listener(f"{self.id}: {part}", done[0], len(examples), {})
 
-        return embed(*self.encoder, [example.text or "" for example in examples], progress)
+        if not images:
+            return embed(*self._loaded, [example.text or "" for example in examples], progress)
+        paths = [str(example.image) for example in examples]
+        parts = []
+        for start in range(0, len(paths), IMAGES):
+            with torch.no_grad():
+                parts.append(image_features(*self._loaded, paths[start : start + IMAGES]).float().cpu().numpy())
+            progress(len(parts[-1]))
+        rows = np.concatenate(parts)
+        lengths: np.ndarray = np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows / np.maximum(lengths, 1e-12), 0
 
 
-def fit_classifier(
-    vectors: np.ndarray, labels: Sequence[Any], held_out: np.ndarray, targets: Sequence[Any]
-) -> tuple[Any, float, list[dict[str, float]]]:
-    """Logistic regression for each C of the grid; the best on held-out examples, its C, and what was tried."""
-    import warnings
-
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    fitted, tried = [], []
-    expected = np.array(targets)
-    for c in C_GRID:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # its validation score decides, converged or not
-            classifier = LogisticRegression(C=c, max_iter=1000).fit(vectors, labels)
-        probabilities = classifier.predict_proba(held_out)
-        accuracy = float((classifier.classes_[probabilities.argmax(1)] == expected).mean())
-        right = probabilities[np.arange(len(expected)), np.searchsorted(classifier.classes_, expected)]
-        tried.append({"C": c, "score": accuracy, "nll": float(-np.log(np.maximum(right, 1e-12)).mean())})
-        fitted.append(classifier)
-    best = min(range(len(tried)), key=lambda i: (-tried[i]["score"], tried[i]["nll"]))
-    return fitted[best], C_GRID[best], tried
+def encoder_name(config: Config, images: bool) -> str:
+    """The encoder a user named; for images, where none was named, the run's model."""
+    unnamed = config.encoder == Config.model_fields["encoder"].default
+    return config.model if images and unnamed and config.model is not None else config.encoder
 
 
 def _ids(config: Config, model: str, architecture: str) -> list[str]:
-    return [f"embedding/{model_id(config.encoder)}"] if config.task.kind == "classification" else []
+    if config.task.kind not in TASKS:
+        return []
+    return [f"embedding/{model_id(encoder_name(config, architecture == 'image-encoder'))}"]
 
 
 EMBEDDING = Family(

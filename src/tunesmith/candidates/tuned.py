@@ -89,10 +89,7 @@ class Tuned:
         encode = OBJECTIVES[kind].encode  # what it finds stands in the plan
         learned = {p.name: encode(p.task, lm.tokenizer, p.train, encoding)[0] for p in parts}
         followed = {p.name: encode(p.task, lm.tokenizer, p.validation, encoding)[0] for p in parts if p.validation}
-        items = [item for part in learned.values() for item in part]
-        held_out = [item for part in followed.values() for item in part]
-        watched = [(name, item) for name, part in followed.items() for item in part[:VALIDATION_LIMIT]]
-        base = self._base_scores(lm, held_out)
+        base = self._base_scores(lm, [item for part in followed.values() for item in part])
 
         torch.manual_seed(settings.seed)
         attached = METHODS[self.method.kind].attach(lm.model, self.method)
@@ -101,6 +98,12 @@ class Tuned:
             continue_adapter(attached, start)
         objective = OBJECTIVES[kind].build(lm, config.train.micro_batch_tokens, config.train.share_prefix)
         before = _norms(attached)
+        if (prepare := OBJECTIVES[kind].prepare) is not None:
+            head_start = METHODS[self.method.kind].start
+            learned, followed = prepare(lm.model, learned, followed, config.train.micro_batch_tokens, head_start)
+        items = [item for part in learned.values() for item in part]
+        held_out = [item for part in followed.values() for item in part]
+        watched = [(name, item) for name, part in followed.items() for item in part[:VALIDATION_LIMIT]]
         self.folder.mkdir(parents=True, exist_ok=True)
         if probe is not None:
             probe(lm, attached, objective, learned)
@@ -110,7 +113,7 @@ class Tuned:
             parts=[name for name, _ in watched] if len(followed) > 1 else None,
             listener=lambda e: listener(f"{self.id}: training", e["step"], e["steps"], e),
         )  # fmt: skip
-        if result.best_step == 0 or _norms(attached) == before:
+        if _norms(attached) == before:
             raise TrainingError(
                 f"{self.id}: nothing was learned: the best validation loss was that of the base model "
                 f"({result.best_validation_loss:.4f}; at step {result.last_step} {result.last_validation_loss:.4f}). "

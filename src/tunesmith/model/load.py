@@ -23,6 +23,7 @@ from tunesmith.model.safety import check_model_folder
 from tunesmith.sources import ModelFolder, resolve_model
 
 ADAPTER_CONFIG = "adapter_config.json"
+HEAD_FILE = "head.safetensors"  # a head of its own, see model.head
 ORIGIN = "tunesmith.json"  # beside a saved model: which base, method and task it came from
 LONGEST_PARITY = 4096  # tokens; windows longer than that are not reached by what fits here
 
@@ -71,9 +72,11 @@ def load_model(name: str, interface: str = "causal", outputs: int = 0) -> Langua
     """
     path = Path(name).expanduser()
     origin = _origin(path)
-    if (path / ADAPTER_CONFIG).is_file():
+    alone = (path / HEAD_FILE).is_file() and not (path / "config.json").is_file()
+    if alone or (path / ADAPTER_CONFIG).is_file():
         if "base_model" not in origin:
-            raise ModelError(f"{path}: an adapter without {ORIGIN}, so its base is unknown. Use one saved by a run.")
+            what = "a head" if alone else "an adapter"
+            raise ModelError(f"{path}: {what} without {ORIGIN}, so its base is unknown. Use one saved by a run.")
         return _load_adapter(path, origin)
     return _load_base(resolve_model(name), origin, origin.get("interface", interface), origin.get("outputs", outputs))
 
@@ -154,18 +157,20 @@ def _load_adapter(path: Path, origin: dict[str, Any]) -> LanguageModel:
             f"has {folder.fingerprint} now. Use the same version of the base."
         )
     lm = _load_base(folder, origin, origin.get("interface", "causal"), origin.get("outputs", 0))
-    if not (path / "adapter_model.safetensors").is_file():
-        raise NotFoundError(f"{path}: adapter_model.safetensors is missing. Train again, or copy the whole folder.")
-    with peft_quiet():
+    if (path / ADAPTER_CONFIG).is_file():
+        if not (path / "adapter_model.safetensors").is_file():
+            raise NotFoundError(f"{path}: adapter_model.safetensors is missing. Train again, or copy the whole folder.")
+        part = lm.model.backbone if lm.interface == "head" else lm.model
+        with peft_quiet():
+            adapted = PeftModel.from_pretrained(part, path, local_files_only=True).get_base_model().eval()
         if lm.interface == "head":
-            from tunesmith.model.head import load_head_weights
-
-            adapted = PeftModel.from_pretrained(lm.model.backbone, path, local_files_only=True)
-            lm.model.backbone = adapted.get_base_model()
-            load_head_weights(lm.model, path)
-            lm.model.eval()
+            lm.model.backbone = adapted
         else:
-            lm.model = PeftModel.from_pretrained(lm.model, path, local_files_only=True).get_base_model().eval()
+            lm.model = adapted
+    if lm.interface == "head":
+        from tunesmith.model.head import load_head_weights
+
+        load_head_weights(lm.model, path)
     return lm
 
 

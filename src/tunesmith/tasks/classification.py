@@ -9,14 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunesmith.config import Classification
 from tunesmith.errors import ConfigError, DataError
+from tunesmith.measures.linear import HeadLoss, log_softmax
 from tunesmith.records import Example, Message, Prediction
-from tunesmith.tasks.task import HEAD_METHODS, Progress
+from tunesmith.tasks.task import HEAD_METHODS, Progress, predict_by_head
 
 if TYPE_CHECKING:
     from tunesmith.data.render import Renderer
@@ -36,7 +38,7 @@ class ClassificationTask:
     metric: str
     by: str | None = None
     kind: str = "classification"
-    head_loss: str = "cross_entropy"
+    head_loss: HeadLoss = "cross_entropy"
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -82,7 +84,7 @@ class ClassificationTask:
     ) -> list[Prediction]:
         """Score every label for every example. ``nll`` is that of the right label, per token (by a head: in all)."""
         if lm.interface == "head":
-            return self._predict_by_head(lm, examples, candidate, progress)
+            return predict_by_head(self, lm, examples, candidate, progress)
         from tunesmith.data.render import Renderer
         from tunesmith.model.score import score_continuations
 
@@ -101,17 +103,12 @@ class ClassificationTask:
                 progress(len(block))
         return _timed(predictions, time.monotonic() - started)
 
-    def _predict_by_head(
-        self, lm: LanguageModel, examples: Sequence[Example], candidate: str, progress: Progress | None
+    def from_outputs(
+        self, examples: Sequence[Example], outputs: NDArray[Any], candidate: str, seconds: float, tokens: Sequence[int]
     ) -> list[Prediction]:
-        from tunesmith.model.head import head_outputs
-
-        started = time.monotonic()
-        logits, tokens = head_outputs(lm, examples, progress)
-        logits = logits - logits.max(1, keepdims=True)
-        log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        """The likeliest label; ``outputs`` are the labels' logits."""
         predictions = []
-        for example, row, count in zip(examples, log_probabilities, tokens, strict=True):
+        for example, row, count in zip(examples, log_softmax(outputs), tokens, strict=True):
             best, target = self.labels[int(row.argmax())], example.label or ""
             predictions.append(Prediction(
                 example.id, candidate, best, target, float(best == target),
@@ -119,7 +116,7 @@ class ClassificationTask:
                 probabilities=tuple(float(p) for p in np.exp(row)), cluster=example.group, prompt_tokens=count,
                 text=example.text or "",
             ))  # fmt: skip
-        return _timed(predictions, time.monotonic() - started)
+        return _timed(predictions, seconds)
 
     def _choices(
         self, renderer: Renderer, example: Example, shots: Sequence[Example], prompt_length: int

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from numpy.typing import NDArray
+
+from tunesmith.errors import ConfigError
+from tunesmith.measures.linear import HeadLoss
 from tunesmith.records import Example, Message, Prediction
 
 if TYPE_CHECKING:
@@ -12,6 +17,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int], None]
 HEAD_METHODS = ("head", "gradual")  # methods that train a head on pooled features
+HEAD_ARCHITECTURES = ("decoder", "encoder", "image-encoder")  # those that can have one
 
 
 class Task(Protocol):
@@ -61,3 +67,59 @@ class Task(Protocol):
     ) -> list[Prediction]:
         """Predictions of a candidate that answers without a language model."""
         ...
+
+
+class HeadTask(Task, Protocol):
+    """A task that a linear head on features can do: its answer is one of some labels, several, or a number.
+
+    ``outputs`` is how many numbers the head gives; ``head_loss`` what is minimised: ``cross_entropy``, ``binary`` (a
+    yes or no for each label) or ``squared``.
+    """
+
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def head_loss(self) -> HeadLoss: ...
+
+    def head_target(self, example: Example) -> list[float]:
+        """What ``head_loss`` takes: the label's place, 0 or 1 for each label, or the number."""
+        ...
+
+    def from_outputs(
+        self, examples: Sequence[Example], outputs: NDArray[Any], candidate: str, seconds: float, tokens: Sequence[int]
+    ) -> list[Prediction]:
+        """Predictions from logits or numbers, shape (n, outputs), whatever gave them.
+
+        Args:
+            examples: What they are of.
+            outputs: Logits of the labels, or numbers in the targets' units.
+            candidate: Its id.
+            seconds: Time all of them took.
+            tokens: How many each example was read as.
+        """
+        ...
+
+
+def predict_by_head(
+    task: HeadTask, lm: LanguageModel, examples: Sequence[Example], candidate: str, progress: Progress | None
+) -> list[Prediction]:
+    """Ask a model loaded for the interface ``head``."""
+    from tunesmith.model.head import head_outputs
+
+    started = time.monotonic()
+    outputs, tokens = head_outputs(lm, examples, progress)
+    return task.from_outputs(examples, outputs, candidate, time.monotonic() - started, tokens)
+
+
+def head_interface(task: str, architecture: str) -> str:
+    """The interface of tasks that only a head can do.
+
+    Raises:
+        ConfigError: If a model of that architecture cannot have one.
+    """
+    if architecture not in HEAD_ARCHITECTURES:
+        raise ConfigError(
+            f"task {task} needs a decoder, a text encoder or an image encoder; the model is of kind {architecture}. "
+            "Choose another, such as minilm-l6 or smollm2-135m-instruct."
+        )
+    return "head"

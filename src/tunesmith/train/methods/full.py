@@ -11,20 +11,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from tunesmith.config import Full
 from tunesmith.train.methods.lora import learning_rate as lora_learning_rate
-from tunesmith.train.methods.method import Attached, Method
+from tunesmith.train.methods.method import Attached, Method, Pace
+
+HEAD_FACTOR = 10.0  # on a new head's rate: that of LoRA, which starts from nothing too
 
 
 def attach(model: Any, settings: Full) -> Attached:
-    """Make every parameter trainable."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+    """Make every parameter trainable; a head of its own (``model.head``) moves faster, since it starts from nothing."""
+    model.requires_grad_(True)
+    head = {} if isinstance(model, PreTrainedModel) else dict(model.head.named_parameters(prefix="head"))
 
     def save(folder: Path) -> None:
-        model.save_pretrained(folder)
+        if not head:
+            model.save_pretrained(folder)
+            return
+        from tunesmith.model.head import save_head_model
 
-    return Attached(model, dict(model.named_parameters()), save, "model")
+        save_head_model(model, folder)
+
+    return Attached(model, dict(model.named_parameters()), save, "model", {name: Pace(HEAD_FACTOR) for name in head})
 
 
 def learning_rate(model_type: str, hidden_size: int) -> tuple[float, str]:

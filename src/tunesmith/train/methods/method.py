@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+Start = Literal["new", "cached", "fitted"]  # of a head: at random, with features kept for all steps, or at the best fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,9 @@ class Method:
         trained_parameters: (model facts, settings) → number of parameters that move, before anything is loaded.
         flops_per_token: parameters → floating-point operations per trained token.
         four_bit: Whether the frozen weights are loaded in 4 bits (see ``model.quantise``).
+        start: How the head of a model that has one starts; ``cached`` also says that the backbone is read only once.
+        wanted_steps: Steps that training should have, where the plan chooses the epochs.
+        most_epochs: Passes that the plan chooses at most.
     """
 
     kind: str
@@ -55,3 +60,6 @@ class Method:
     trained_parameters: Callable[[int, int, int, Any], int]
     flops_per_token: Callable[[int], float]
     four_bit: bool = False
+    start: Start = "new"
+    wanted_steps: int = 100  # LoRA's learning-rate rule was fitted on runs of at least this many
+    most_epochs: int = 4

@@ -60,6 +60,10 @@ class EncodeSettings:
 Encode = Callable[[Task, Any, Sequence[Example], EncodeSettings], tuple[list[Any], list[Finding]]]
 
 
+ByPart = dict[str, list[Any]]
+Prepare = Callable[[Any, ByPart, ByPart, int, Start], tuple[ByPart, ByPart]]
+
+
 @dataclass(frozen=True, slots=True)
 class Interface:
     """A way to use a model: a row of the table of objectives.
@@ -71,12 +75,12 @@ class Interface:
         prefix: items → tokens that all share and that are computed once a step.
         measured: (objective, trained model, validation items, rng) → what it alone can tell of the result, by name,
             for the report; None: nothing.
-        prepare: (model with what a method attached, items, validation items, micro-batch tokens, how a head starts)
-            → items and validation items to train with; None: they are taken as they are.
+        prepare: (model with what a method attached, items by part, validation items by part, micro-batch tokens, how
+            a head starts) → the same to train with; None: they are taken as they are.
     """
 
     encode: Encode
     build: Callable[[LanguageModel, int, bool], Objective]
     prefix: Callable[[Sequence[Any]], int]
     measured: Callable[[Any, Any, Sequence[Any], np.random.Generator], dict[str, Any]] | None = None
-    prepare: Callable[[Any, list[Any], list[Any], int, Start], tuple[list[Any], list[Any]]] | None = None
+    prepare: Prepare | None = None
