@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tunesmith.config import Classification, Generation, Preference
+from tunesmith.config import Classification, Generation, Preference, Translation
 from tunesmith.data.render import Renderer
 from tunesmith.model.generate import end_tokens
 from tunesmith.model.load import LanguageModel, load_model
@@ -47,6 +47,7 @@ OWN_FILES = {"image_text"}  # tasks over models of another kind: test_image_text
 CASES: dict[str, tuple[Any, list[Example], tuple[str, ...]]] = {
     "classification": (Classification(), classified(14), LABELS),
     "generation": (Generation(instruction="Answer.", max_new_tokens=9), conversations(14), ()),
+    "translation": (Translation(max_new_tokens=9), conversations(14), ()),
     "preference": (Preference(instruction="Answer."), pairs(14), ()),
 }
 

@@ -18,7 +18,6 @@ from tunesmith.errors import EvaluationError
 from tunesmith.records import Example, Prediction
 
 if TYPE_CHECKING:
-    from tunesmith.data.render import Renderer
     from tunesmith.model.load import LanguageModel
 
 SHOTS = (4, 8, 16)
@@ -31,13 +30,16 @@ class Prompt:
     def __init__(self, context: Context, candidate_id: str, folder: Path) -> None:
         self.context, self.id = context, candidate_id
         self.shots: tuple[Example, ...] = ()
-        self._loaded: tuple[LanguageModel, Renderer] | None = None
+        self._loaded: LanguageModel | None = None
 
     def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit:
         """Choose the number of shots by the task's metric on validation; ties go to the lower loss."""
         if self.id == "prompt/zero-shot":
             return Fit(details={"shots": 0, "prompt": self._shown(train[0])})
-        lm, renderer = self._load()
+        from tunesmith.data.render import Renderer
+
+        lm = self._load()
+        renderer = Renderer(lm.tokenizer, lm.max_length)
         held_out = list(validation)[:VALIDATION_LIMIT]
         tried: list[dict[str, Any]] = []
         for n in SHOTS:
@@ -62,7 +64,7 @@ class Prompt:
         })  # fmt: skip
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
-        lm, _ = self._load()
+        lm = self._load()
         total, done = len(examples), [0]
 
         def progress(n: int) -> None:
@@ -73,14 +75,15 @@ class Prompt:
         self._loaded = None
         return predictions
 
-    def _load(self) -> tuple[LanguageModel, Renderer]:
-        from tunesmith.data.render import Renderer
+    def _load(self) -> LanguageModel:
+        from tunesmith.model.architecture import architecture
         from tunesmith.model.load import load_model
+        from tunesmith.sources import resolve_model
 
         if self._loaded is None:
             self.context.listener(f"{self.id}: loading {self.context.model}", 0, 0, {})
-            lm = load_model(self.context.model)
-            self._loaded = lm, Renderer(lm.tokenizer, lm.max_length)
+            kind = self.context.task.interface(architecture(resolve_model(self.context.model)), "lora")
+            self._loaded = load_model(self.context.model, kind)
         return self._loaded
 
     def _shown(self, example: Example) -> list[dict[str, str]]:
@@ -104,7 +107,12 @@ def choose_shots(train: Sequence[Example], n: int, seed: int) -> tuple[Example, 
 
 
 def _ids(config: Config, model: str, architecture: str) -> list[str]:
-    """Both for models that write text; none for tasks whose answer is not text. Pairs are judged as they are."""
+    """Both for models that write text; none for tasks whose answer is not text. Pairs are judged as they are.
+
+    An encoder–decoder reads one text, so it can be shown no solved ones.
+    """
+    if architecture == "encoder-decoder" and config.task.kind == "translation":
+        return ["prompt/zero-shot"]
     if architecture == "decoder" and config.task.kind == "preference":
         return ["prompt/zero-shot"]
     if architecture != "decoder" or config.task.kind not in ("classification", "generation", "translation"):

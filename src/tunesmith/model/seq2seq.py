@@ -22,6 +22,7 @@ from tunesmith.records import Message
 from tunesmith.sources import ModelFolder
 
 SENTINEL = "<extra_id_0>"  # in T5's vocabulary and those made after it: models that are told their task in the text
+TOLD_LANGUAGES = ("mbart", "m2m_100", "nllb-moe", "plbart", "seamless_m4t", "seamless_m4t_v2")  # model types
 IGNORED = -100  # a label that is no token, as transformers' shifts of labels expect it
 SCORED_TOKENS = 4096  # computed at once where nothing is trained
 
@@ -62,6 +63,11 @@ def load_seq2seq(folder: ModelFolder, origin: dict[str, Any]) -> LanguageModel:
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{folder.name}: cannot be loaded as an encoder–decoder model: {first}") from error
+    if model.config.model_type in TOLD_LANGUAGES:
+        raise ModelError(
+            f"{folder.name}: models of type '{model.config.model_type}' must be told both languages by codes of their "
+            "own, for which there is no setting. Choose T5, BART or Marian, or a decoder."
+        )
     model.to(device).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)

@@ -144,8 +144,7 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: float, batch:
     """Estimated seconds and peak bytes of a candidate, its test predictions included."""
     family = candidate_id.split("/", 1)[0]
     own = facts.tokens_per_example - facts.prefix_tokens + facts.labels * 2
-    if config.task.kind == "generation":
-        own += config.task.max_new_tokens
+    own += getattr(config.task, "max_new_tokens", 0)
     test = estimate.scoring_seconds(facts, facts.test, own)
     if family == "baseline":
         return 0.1, estimate.OTHER_PROCESS_BYTES

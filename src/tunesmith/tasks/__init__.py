@@ -12,6 +12,7 @@ from tunesmith.tasks.multi_label import build_multi_label
 from tunesmith.tasks.preference import build_preference
 from tunesmith.tasks.regression import build_regression
 from tunesmith.tasks.task import Task
+from tunesmith.tasks.translation import build_translation
 
 # kind: (settings, labels of the training examples, instruction found in the data) → task
 TASKS: dict[str, Callable[[Any, Sequence[str], str | None], Task]] = {
@@ -19,6 +20,7 @@ TASKS: dict[str, Callable[[Any, Sequence[str], str | None], Task]] = {
     "multi_label": build_multi_label,
     "regression": build_regression,
     "generation": build_generation,
+    "translation": build_translation,
     "preference": build_preference,
     "image_text": build_image_text,
 }

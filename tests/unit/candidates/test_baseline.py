@@ -6,7 +6,7 @@ import pytest
 
 from tunesmith.candidates import FAMILIES, Context
 from tunesmith.config import parse_config
-from tunesmith.records import Example
+from tunesmith.records import Example, Message
 from tunesmith.tasks import build_task
 from tunesmith.workflow import silent
 
@@ -25,6 +25,18 @@ def test_the_most_frequent_label_of_train_and_ties_do_not_depend_on_order(
     assert {p.prediction for p in candidate.predict(train)} == {expected}
 
 
+def test_a_translation_is_compared_with_its_own_text(tmp_path: Path) -> None:
+    config = parse_config({"task": "translation", "data": {"train": "x"}})
+    assert FAMILIES["baseline"].ids(config, "m", "decoder") == ["baseline/copy"]
+    context = Context(config, build_task(config.task, []), "m", {}, 64, silent)
+    candidate = FAMILIES["baseline"].build(context, "baseline/copy", tmp_path)
+    turns = (Message("system", "s"), Message("user", "Paris 2024"), Message("assistant", "à Paris 2024"))
+    candidate.fit([Example("f:1", turns)], [])
+    (found,) = candidate.predict([Example("f:2", turns)])
+    assert (found.prediction, found.target) == ("Paris 2024", "à Paris 2024")
+    assert 0 < found.score < 1
+
+
 def test_each_family_names_its_candidates() -> None:
     classification = parse_config({"task": "classification", "data": {"train": "x"}, "method": ["lora", "full"]})
     generation = parse_config({"task": "generation", "data": {"train": "x"}})
@@ -36,6 +48,10 @@ def test_each_family_names_its_candidates() -> None:
         "tune": ["tune/m/lora", "tune/m/full"],
     }
     assert FAMILIES["embedding"].ids(generation, "m", "decoder") == []
+    translation = parse_config({"task": "translation", "data": {"train": "x"}})
+    assert FAMILIES["prompt"].ids(translation, "m", "encoder-decoder") == ["prompt/zero-shot"]
+    assert FAMILIES["prompt"].ids(translation, "m", "decoder") == ["prompt/zero-shot", "prompt/few-shot"]
+    assert FAMILIES["prompt"].ids(generation, "m", "encoder") == []
     pairs = parse_config({"task": "preference", "data": {"train": "x"}})
     ids = {name: family.ids(pairs, "m", "decoder") for name, family in FAMILIES.items()}
     assert ids == {"baseline": [], "prompt": ["prompt/zero-shot"], "embedding": [], "tune": ["tune/m/lora"]}

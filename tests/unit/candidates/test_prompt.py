@@ -56,7 +56,7 @@ def test_the_number_of_shots_is_chosen_on_validation_and_the_test_is_not_asked(
     assert fit.details["shots"] == best["shots"] == len(candidate.shots)
     assert {shot.id for shot in candidate.shots} <= {e.id for e in train}
     assert fit.details["shot_ids"] == [shot.id for shot in candidate.shots]
-    again = candidate.context.task.predict(candidate._load()[0], validation, "c", candidate.shots)
+    again = candidate.context.task.predict(candidate._load(), validation, "c", candidate.shots)
     assert sum(p.score for p in again) / 20 == pytest.approx(best["score"])
 
 
