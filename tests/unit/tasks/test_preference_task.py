@@ -7,14 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from tunesmith.config import Preference
+from tunesmith.candidates import FAMILIES, Context
+from tunesmith.config import Preference, parse_config
 from tunesmith.data.render import Renderer
 from tunesmith.errors import ConfigError, DataError
+from tunesmith.evaluate.forgetting import answer_log_probabilities
 from tunesmith.model.load import LanguageModel, load_model
 from tunesmith.records import Example, Message
 from tunesmith.tasks import build_task
 from tunesmith.tasks.preference import render_pair
 from tunesmith.train.objectives import OBJECTIVES, EncodeSettings
+from tunesmith.workflow import silent
 
 TASK = build_task(Preference(beta=0.3), ())
 
@@ -123,3 +126,33 @@ def test_what_cannot_be_trained_on_pairs_is_refused(architecture: str, method: s
     with pytest.raises(ConfigError, match="preference needs a decoder"):
         TASK.interface(architecture, method)
     assert TASK.interface("decoder", "qlora") == "preference"
+
+
+def test_divergence_from_the_base_is_measured_on_the_chosen_answers(lm: LanguageModel) -> None:
+    items, _ = encode(lm, PAIRS)
+    renderer = Renderer(lm.tokenizer, 200)
+    chosen = [renderer.render(TASK.messages(example)) for example in PAIRS]
+    torch.testing.assert_close(answer_log_probabilities(lm, items), answer_log_probabilities(lm, chosen))
+
+
+def test_a_candidate_is_trained_judged_saved_and_loaded(tiny_model_path: Path, tmp_path: Path) -> None:
+    config = parse_config({
+        "task": "preference", "data": {"train": "x"}, "model": str(tiny_model_path), "forgetting": "off",
+        "train": {"micro_batch_tokens": 100},
+    })  # fmt: skip
+    loop = {"lora": {"epochs": 4, "learning_rate": 3e-3, "global_batch_size": 3}}
+    context = Context(config, TASK, str(tiny_model_path), loop, 200, silent)
+    candidate = FAMILIES["tune"].build(context, "tune/tiny_llama/lora", tmp_path)
+    fit = candidate.fit(PAIRS, PAIRS)
+    assert fit.measured["reward_margin"]["low"] > 0
+    assert fit.measured["reward_accuracy"]["value"] == 1.0
+    assert fit.details["first_validation_loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert fit.measured["overfitting"]["validation_loss"] == pytest.approx(
+        fit.details["best_validation_loss"], rel=1e-5
+    )
+    expected = candidate.predict(PAIRS)
+    loaded = load_model(str(tmp_path / "adapter"))
+    assert loaded.interface == "preference"
+    again = TASK.predict(loaded, PAIRS, "again")
+    assert [p.prediction for p in again] == [p.prediction for p in expected]
+    assert [p.nll for p in again] == pytest.approx([p.nll for p in expected], rel=1e-5)

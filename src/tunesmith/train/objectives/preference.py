@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from tunesmith.model.load import LanguageModel
 
 
+RATE = 0.1  # of a method's learning rate, whose rule is for next tokens; TRL's defaults: 1e-6 and 2e-5, a twentieth
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A prompt and two answers to it, as token ids, each answer with its end of turn; ``beta`` is its task's."""
