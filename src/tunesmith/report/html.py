@@ -35,13 +35,14 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One test example with what the chosen candidate answered."""
+    """One test example with what the chosen candidate answered, and beside it another one, for texts."""
 
     shown: str
     target: str
     prediction: str
     score: float
     confidence: float | None = None
+    beside: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +50,14 @@ class Evidence:
     """What the page shows beside the content of ``report.json``.
 
     ``labels`` and ``confusion`` (K×K counts, rows are right labels) are empty for tasks without labels;
-    ``answers`` are groups of examples by heading.
+    ``answers`` are groups of examples by heading; ``beside`` is the candidate whose answers stand beside the choice's.
     """
 
     curves: Mapping[str, Curve] = field(default_factory=dict)
     labels: Sequence[str] = ()
     confusion: Sequence[Sequence[int]] = ()
     answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
+    beside: str | None = None
 
 
 def render_html(report: Json, evidence: Evidence) -> str:
@@ -100,6 +102,7 @@ def render_html(report: Json, evidence: Evidence) -> str:
         confusion_chart=Markup(charts.confusion_chart(matrix, labels, "Confusion matrix")) if few else "",
         confused=findings.confused_pairs(matrix, labels, PAIRS_SHOWN) if labels and not few else (),
         answers=evidence.answers,
+        beside=evidence.beside,
         forgetting={
             c["id"]: c["forgetting"] for c in report["candidates"] if (c.get("forgetting") or {}).get("suites")
         },

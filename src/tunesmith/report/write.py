@@ -23,6 +23,7 @@ from tunesmith.run import Run, read_examples, read_json, read_predictions, write
 
 ANSWERS_SHOWN = 6  # examples per heading
 ANSWER_LENGTH = 400  # characters shown of an input or an answer
+WRITTEN = ("generation", "translation", "image_text")  # tasks whose answers are texts, to be read side by side
 PARTS = ("overfitting", "forgetting", "bias", "memorization")
 
 Json = dict[str, Any]
@@ -167,7 +168,19 @@ def _evidence(
         labels += sorted(seen - set(labels))
         matrix = confusion_matrix([p.prediction for p in answers], [p.target for p in answers], labels).tolist()
     shown = [words.get(label, label) for label in labels]
-    return Evidence(curves, shown, matrix, _answers(run, answers, report["task"], words))
+    beside = _beside(report, choice) if report["task"]["kind"] in WRITTEN else None
+    others = {p.example_id: p.prediction for p in predictions[beside]} if beside else {}
+    return Evidence(curves, shown, matrix, _answers(run, answers, report["task"], words, others), beside)
+
+
+def _beside(report: Json, choice: str) -> str | None:
+    """Whose answers say what tuning changed: the untuned model's beside a tuned choice, else the best tuned one's."""
+    ok = {c["id"]: c for c in report["candidates"] if c["status"] == "ok"}
+    if is_tuned(choice):
+        return "prompt/zero-shot" if "prompt/zero-shot" in ok else None
+    metric = report["task"]["metric"]
+    tuned = [name for name in ok if is_tuned(name) and metric in ok[name]["metrics"]]
+    return max(tuned, key=lambda name: float(ok[name]["metrics"][metric]["value"]), default=None)
 
 
 def _read_curve(path: Path, candidate: Json) -> Curve | None:
@@ -185,9 +198,12 @@ def _read_curve(path: Path, candidate: Json) -> Curve | None:
 
 
 def _answers(
-    run: Run, predictions: Sequence[Prediction], task: Json, words: Mapping[str, str]
+    run: Run, predictions: Sequence[Prediction], task: Json, words: Mapping[str, str], others: Mapping[str, str]
 ) -> dict[str, list[Answer]]:
-    """Confident mistakes for labels; the best and the worst answers for texts."""
+    """Confident mistakes for labels; for texts the best and the worst answers, and some that nobody chose.
+
+    ``others`` are another candidate's answers by example, to stand beside.
+    """
     path = run.folder / "splits" / "test.parquet"
     shown = {e.id: _input(e) for e in read_examples(path)} if path.is_file() else {}
     scored = list(zip(item_scores(predictions, task["metric"]), predictions, strict=True))
@@ -198,6 +214,7 @@ def _answers(
                 _cut(shown.get(p.example_id, "(not stored)")), _cut(words.get(p.target, p.target)),
                 _cut(words.get(p.prediction, p.prediction)), value,
                 max(p.probabilities) if p.probabilities else None,
+                _cut(others.get(p.example_id, "")) if others else None,
             )
             for value, p in chosen[:ANSWERS_SHOWN]
         ]  # fmt: skip
@@ -207,8 +224,10 @@ def _answers(
         wrong.sort(key=lambda pair: (-max(pair[1].probabilities or (0.0,)), pair[1].example_id))
         heading = "Its most confident mistakes" if wrong and wrong[0][1].probabilities else "Some of its mistakes"
         return {heading: answers(wrong)}
-    scored.sort(key=lambda pair: (pair[0], pair[1].example_id))
-    return {"Its worst answers": answers(scored), "Its best answers": answers(scored[::-1])}
+    scored.sort(key=lambda pair: pair[1].example_id)  # a hash of the content
+    blind = {"Some of its answers, picked blindly": answers(scored)} if task["kind"] in WRITTEN else {}
+    scored.sort(key=lambda pair: pair[0])
+    return {**blind, "Its worst answers": answers(scored), "Its best answers": answers(scored[::-1])}
 
 
 def _input(example: Example) -> str:

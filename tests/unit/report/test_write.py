@@ -1,5 +1,6 @@
 """The report of a made-up run: report.json's contract, a page that needs nothing else, the model card."""
 
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -10,7 +11,7 @@ import yaml
 from tunesmith.errors import EvaluationError, NotFoundError, RunError
 from tunesmith.report.findings import headline, key_findings
 from tunesmith.report.write import write_report
-from tunesmith.run import read_json, read_predictions, write_json, write_predictions
+from tunesmith.run import read_examples, read_json, read_predictions, write_json, write_predictions
 from unit.report.synthetic_run import CANDIDATES, build_run
 
 LORA, FULL = "tune/smollm2-135m-instruct/lora", "tune/smollm2-135m-instruct/full"
@@ -200,6 +201,37 @@ def test_a_generation_run_shows_its_best_and_worst_answers(tmp_path):
     assert "Its worst answers" in text
     assert "It is something else" in text
     assert "Which label was answered" not in text
+
+
+@pytest.mark.parametrize(
+    ("shares", "choice", "beside"),
+    [
+        ({"prompt/zero-shot": 0.2, LORA: 0.9}, LORA, "prompt/zero-shot"),
+        ({"prompt/zero-shot": 0.9, LORA: 0.2, FULL: 0.3}, "prompt/zero-shot", FULL),
+        ({"baseline/majority": 0.1, LORA: 0.9}, LORA, None),
+    ],
+)
+def test_texts_of_the_tuned_and_the_untuned_model_stand_side_by_side(tmp_path, shares, choice, beside):
+    run = build_run(tmp_path / "run", kind="generation", shares=shares, test=60)
+    report = write_report(run)
+    assert report["verdict"]["choice"] == choice
+    page = run.html_file.read_text(encoding="utf-8")
+    answers = page[page.index("Answers of the choice") : page.index("<h2>Data</h2>")]
+    if beside is None:
+        assert "<th>answered</th>" in answers
+        return
+    assert f"<th>{choice}</th><th>{beside}</th>" in answers
+    cells = re.findall(r'<td class="long">(.*?)</td>', answers)
+    rows = [tuple(cells[i : i + 4]) for i in range(0, len(cells), 4)]
+    stored = read_predictions(run.candidate(beside) / "predictions.parquet")
+    by_input = {e.prompt[-1].content: e.id for e in read_examples(run.split("test"))}
+    of = {p.example_id: p.prediction for p in stored}
+    for shown, target, answered, other in rows:
+        assert other == of[by_input[html.unescape(shown)]]
+        assert answered in (target, "It is something else")
+    assert len(rows) == 18
+    blind = rows[:6]
+    assert [by_input[html.unescape(r[0])] for r in blind] == sorted(of)[:6]
 
 
 def test_many_labels_are_shown_as_the_most_confused_pairs(tmp_path):
