@@ -19,8 +19,6 @@ from tunesmith.train.methods import METHODS
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 GLOBAL_BATCH = 16  # below 32, where LoRA starts to lose to full fine-tuning (Schulman 2025, "LoRA Without Regret")
-WANTED_STEPS = 100  # the learning-rate rule was fitted on runs of at least this many steps
-MOST_EPOCHS = 4
 DISCORDANCE = 0.15  # share of test items on which two candidates disagree, before it is known
 SCORED_TOKENS_QUICK = 26_000  # tokens of the quick forgetting tier
 ENCODER_SECONDS = 0.006  # per short text and core, MiniLM
@@ -90,7 +88,7 @@ def choose_plan(config: Config, facts: Facts, model_name: str, findings: Sequenc
                 f"the model's own; the longest example has {facts.longest_example}",
             )
         )
-    epochs = config.train.epochs or _epochs(config, facts, batch, choices)
+    epochs = _epochs(config, facts, batch, choices)
     loop: dict[str, dict[str, Any]] = {}
     for method in config.method:
         rate, source = METHODS[method.kind].learning_rate(facts.model_type, facts.hidden_size)
@@ -101,9 +99,10 @@ def choose_plan(config: Config, facts: Facts, model_name: str, findings: Sequenc
                 Choice(f"learning_rate ({method.kind})", float(f"{rate:.2e}"), "the rule for this size", source)
             )
         loop[method.kind] = {
-            "epochs": epochs, "learning_rate": rate, "global_batch_size": batch, "schedule": config.train.schedule,
-            "warmup_ratio": config.train.warmup_ratio, "weight_decay": config.train.weight_decay,
-            "max_grad_norm": config.train.max_grad_norm, "evals_per_epoch": config.train.evals_per_epoch,
+            "epochs": epochs[method.kind], "learning_rate": rate, "global_batch_size": batch,
+            "schedule": config.train.schedule, "warmup_ratio": config.train.warmup_ratio,
+            "weight_decay": config.train.weight_decay, "max_grad_norm": config.train.max_grad_norm,
+            "evals_per_epoch": config.train.evals_per_epoch,
             "patience": config.train.patience, "seed": config.seed,
         }  # fmt: skip
     candidates = _candidates(config, facts, model_name, epochs, batch)
@@ -113,21 +112,34 @@ def choose_plan(config: Config, facts: Facts, model_name: str, findings: Sequenc
     return Plan(facts, tuple(choices), tuple(candidates), loop, max_length, detectable, tuple(findings))
 
 
-def _epochs(config: Config, facts: Facts, batch: int, choices: list[Choice]) -> float:
-    """Enough passes for ``WANTED_STEPS``, at most ``MOST_EPOCHS``, and no more than the budget allows."""
+def _epochs(config: Config, facts: Facts, batch: int, choices: list[Choice]) -> dict[str, float]:
+    """Passes of each method: enough for its wanted steps, at most its most epochs, and what the budget allows.
+
+    Steps on features that are kept cost next to nothing, so no budget bounds them.
+    """
+    if config.train.epochs is not None:
+        return {method.kind: config.train.epochs for method in config.method}
     per_epoch = steps_in(facts.train, 1, batch)
-    epochs = min(MOST_EPOCHS, max(1, math.ceil(WANTED_STEPS / per_epoch)))
-    reason = f"{epochs * per_epoch} steps; the rate's rule wants {WANTED_STEPS} or more; early stopping keeps the best"
+    fits = math.inf
     if config.budget.minutes is not None and "tune" in config.candidates:
         once = sum(estimate.training_seconds(facts, m.kind, 1, batch, config.train.share_prefix) for m in config.method)
         fits = max(1, int(config.budget.minutes * 60 * 0.6 / once))
-        if fits < epochs:
-            epochs, reason = fits, f"what fits into {config.budget.minutes:g} minutes, by estimate"
-    choices.append(Choice("train.epochs", epochs, reason, "Schulman 2025"))
-    return float(epochs)
+    found: dict[str, float] = {}
+    for kind in (m.kind for m in config.method):
+        method = METHODS[kind]
+        epochs = min(method.most_epochs, max(1, math.ceil(method.wanted_steps / per_epoch)))
+        reason = f"{epochs * per_epoch} steps; {method.wanted_steps} or more are wanted; early stopping keeps the best"
+        if fits < epochs and method.start != "cached":
+            epochs, reason = int(fits), f"what fits into {config.budget.minutes:g} minutes, by estimate"
+        found[kind] = float(epochs)
+        name = "train.epochs" if len(config.method) == 1 else f"train.epochs ({kind})"
+        choices.append(Choice(name, epochs, reason, "Schulman 2025"))
+    return found
 
 
-def _candidates(config: Config, facts: Facts, model_name: str, epochs: float, batch: int) -> list[dict[str, Any]]:
+def _candidates(
+    config: Config, facts: Facts, model_name: str, epochs: dict[str, float], batch: int
+) -> list[dict[str, Any]]:
     rows = []
     for name in config.candidates:
         family = FAMILIES[name]
@@ -140,7 +152,7 @@ def _candidates(config: Config, facts: Facts, model_name: str, epochs: float, ba
     return rows
 
 
-def _cost(config: Config, facts: Facts, candidate_id: str, epochs: float, batch: int) -> tuple[float, float]:
+def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, float], batch: int) -> tuple[float, float]:
     """Estimated seconds and peak bytes of a candidate, its test predictions included."""
     family = candidate_id.split("/", 1)[0]
     own = facts.tokens_per_example - facts.prefix_tokens + facts.labels * 2
@@ -158,7 +170,9 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: float, batch:
             facts
         )
     method = next(m for m in config.method if m.kind == candidate_id.rsplit("/", 1)[1])
-    seconds = estimate.training_seconds(facts, method.kind, epochs, batch, config.train.share_prefix) + test + 10
+    seconds = (
+        estimate.training_seconds(facts, method.kind, epochs[method.kind], batch, config.train.share_prefix) + test + 10
+    )
     if config.forgetting == "quick":
         seconds += 2 * estimate.scoring_seconds(facts, 1, SCORED_TOKENS_QUICK)
     tokens = config.train.micro_batch_tokens

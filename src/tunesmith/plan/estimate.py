@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tunesmith.model.quantise import BYTES_PER_WEIGHT
 from tunesmith.plan.facts import Facts
 from tunesmith.train.methods import METHODS
 
@@ -18,6 +19,8 @@ def training_seconds(facts: Facts, method: str, epochs: float, batch: int, share
     head = facts.vocabulary * facts.hidden_size
     per_example = computed * METHODS[method].flops_per_token(below_head)
     per_example += facts.supervised_per_example * METHODS[method].flops_per_token(head)
+    if METHODS[method].start == "cached":
+        epochs = 1.0  # the features are kept
     return facts.train * epochs * per_example / (facts.flops_per_second * EFFICIENCY)
 
 
@@ -30,14 +33,21 @@ def training_bytes(facts: Facts, method: str, settings: object, micro_batch_toke
     """Peak resident bytes while training in float32.
 
     Weights 4 bytes a parameter; gradient and two moments 12 bytes a trained one; activations kept for the backward
-    pass, about 26 hidden and 5 intermediate widths per token and layer in a gated decoder; one chunk of logits.
+    pass (none where features are kept instead), about 26 hidden and 5 intermediate widths per token and layer in a
+    gated decoder; one chunk of logits.
     """
     size = 4 if facts.dtype == "float32" else 2
     trained = METHODS[method].trained_parameters(facts.parameters, facts.hidden_size, facts.layers, settings)
     tokens = max(micro_batch_tokens, facts.longest_example)
+    frozen = facts.parameters * size
+    if METHODS[method].four_bit:
+        table = facts.vocabulary * facts.hidden_size  # the embedding stays as it is
+        frozen = table * size + (facts.parameters - table) * BYTES_PER_WEIGHT
     activations = tokens * facts.layers * (26 * facts.hidden_size + 5 * facts.intermediate_size) * size
+    if METHODS[method].start == "cached":
+        activations = facts.train * facts.hidden_size * 4
     logits = LOGIT_COPIES * loss_chunk * facts.vocabulary * 4
-    return OTHER_PROCESS_BYTES + facts.parameters * size + trained * 12 + activations + logits
+    return OTHER_PROCESS_BYTES + frozen + trained * 12 + activations + logits
 
 
 def scoring_bytes(facts: Facts) -> float:

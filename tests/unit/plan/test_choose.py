@@ -8,7 +8,8 @@ from contract.test_methods import facts
 from tunesmith.config import Config, parse_config
 from tunesmith.errors import HardwareError
 from tunesmith.measures.uncertainty import minimum_detectable_effect
-from tunesmith.plan.choose import MOST_EPOCHS, WANTED_STEPS, choose_plan
+from tunesmith.plan.choose import choose_plan
+from tunesmith.train.methods import METHODS
 
 
 def config(**changes: Any) -> Config:
@@ -40,13 +41,23 @@ def test_what_the_user_set_is_kept_and_not_called_a_choice() -> None:
     assert plan.max_length == 99
 
 
+@pytest.mark.parametrize("kind", METHODS)
 @pytest.mark.parametrize("train", [20, 300, 800, 1000, 5000])
-def test_epochs_reach_the_wanted_steps_within_bounds(train: int) -> None:
-    epochs = choose_plan(config(), facts(train=train), "m").loop["lora"]["epochs"]
+def test_epochs_reach_the_wanted_steps_within_bounds(train: int, kind: str) -> None:
+    epochs = choose_plan(config(method=kind), facts(train=train), "m").loop[kind]["epochs"]
     per_epoch = -(-train // 16)
-    assert 1 <= epochs <= MOST_EPOCHS
-    assert epochs == MOST_EPOCHS or epochs * per_epoch >= WANTED_STEPS
-    assert epochs == 1 or (epochs - 1) * per_epoch < WANTED_STEPS
+    most, wanted = METHODS[kind].most_epochs, METHODS[kind].wanted_steps
+    assert 1 <= epochs <= most
+    assert epochs == most or epochs * per_epoch >= wanted
+    assert epochs == 1 or (epochs - 1) * per_epoch < wanted
+
+
+def test_each_method_has_epochs_of_its_own_and_cached_features_no_budget() -> None:
+    plan = choose_plan(config(method=["lora", "head"], budget={"minutes": 0.1}), facts(train=400), "m")
+    choices = chosen(plan)
+    assert plan.loop["head"]["epochs"] == choices["train.epochs (head)"].value == 80
+    assert plan.loop["lora"]["epochs"] == choices["train.epochs (lora)"].value == 1
+    assert "minutes" in choices["train.epochs (lora)"].reason
 
 
 def test_a_budget_means_fewer_epochs() -> None:
