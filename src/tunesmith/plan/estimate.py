@@ -43,7 +43,7 @@ def training_bytes(facts: Facts, method: str, settings: object, micro_batch_toke
     if METHODS[method].four_bit:
         table = facts.vocabulary * facts.hidden_size  # the embedding stays as it is
         frozen = table * size + (facts.parameters - table) * BYTES_PER_WEIGHT
-    activations = tokens * facts.layers * (26 * facts.hidden_size + 5 * facts.intermediate_size) * size
+    activations: float = tokens * facts.layers * (26 * facts.hidden_size + 5 * facts.intermediate_size) * size
     if METHODS[method].start == "cached":
         activations = facts.train * facts.hidden_size * 4
     logits = LOGIT_COPIES * loss_chunk * facts.vocabulary * 4
