@@ -19,16 +19,31 @@ GROUPS = (
     ("The project file", "Config", "The top of the file. A group may be left out where all its settings may."),
     ("data", "Data", "What is learned from, and how it is read."),
     ("task, kind: classification", "Classification", "Short form: `task: classification`."),
+    ("task, kind: multi_label", "MultiLabel", "Any number of labels for each text. Short form: `task: multi_label`."),
+    ("task, kind: regression", "Regression", "A number for each text. Short form: `task: regression`."),
     ("task, kind: generation", "Generation", "Short form: `task: generation`."),
+    ("task, kind: translation", "Translation", "Text to text. Short form: `task: translation`."),
+    ("task, kind: preference", "Preference", "Pairs of a better and a worse answer. Short form: `task: preference`."),
+    ("task, kind: image_text", "ImageText", "A question about an image. Short form: `task: image_text`."),
     ("method, kind: lora", "Lora", "Short form: `method: lora`. Several methods: `method: [lora, full]`."),
+    ("method, kind: qlora", "Qlora", "Short form: `method: qlora`. Needs the extra `qlora`."),
     ("method, kind: full", "Full", "Short form: `method: full`. It has no settings of its own."),
+    ("method, kind: head", "Head", "Short form: `method: head`."),
+    ("method, kind: gradual", "Gradual", "Short form: `method: gradual`."),
     ("train", "Train", "How training goes. What is left out is chosen by the plan, which says why."),
     ("budget", "Budget", "Bounds the epochs that the plan chooses; a `train.epochs` that you write stands."),
-)
+    ("tasks: several at once", "TaskPart", "Instead of `task` and `data`, a mapping of names to tasks, each with its own "
+     "`data` beside its own settings: `tasks: {mood: {kind: classification, data: {train: mood.csv}}, …}`."),
+    ("mixing", "Mixing", "How often each task is drawn, where no weights are given."),
+    ("stages: one after another", "Stage", "Instead of `task` and `data`, a list of stages; `joint: false` beside it "
+     "leaves out the comparison with training on all at once."),
+)  # fmt: skip
 MEANINGS = {  # of the groups, whose fields have descriptions instead
     "task": "What goes in and out.",
     "data": "What is learned from.",
     "train": "How training goes.",
+    "tasks": "Several tasks for this stage, as in a mixture.",
+    "mixing": "How often each of them is drawn.",
     "budget": "What the run may cost.",
 }
 CLOSING = """## In the shell
@@ -74,7 +89,7 @@ def _type(annotation: Any, metadata: list[Any]) -> str:
         inner = _type(get_args(annotation)[0], [])
         return f"{inner}, or a list" if inner == "a kind below" else f"list of {inner}"
     if get_origin(annotation) is dict:
-        return "mapping of text to text"
+        return "mapping of names to tasks" if "TaskPart" in str(annotation) else "mapping of text to text"
     if hasattr(annotation, "model_fields"):
         return "group below"
     word = {str: "text", int: "whole number", float: "number", bool: "true, false"}[annotation]

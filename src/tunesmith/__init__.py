@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tunesmith.config import Config as Config
+    from tunesmith.config import Mixture as Mixture
+    from tunesmith.config import Stages as Stages
     from tunesmith.config import parse_config as parse_config
+    from tunesmith.config import read_any_config as read_any_config
     from tunesmith.config import read_config as read_config
     from tunesmith.errors import TunesmithError as TunesmithError
     from tunesmith.judge import compare as compare
@@ -24,20 +27,20 @@ if TYPE_CHECKING:
     from tunesmith.records import Message as Message
     from tunesmith.records import Prediction as Prediction
     from tunesmith.run import Run as Run
-    from tunesmith.workflow import plan as plan
-    from tunesmith.workflow import run as run
+    from tunesmith.schedules import plan as plan
+    from tunesmith.schedules import run as run
     from tunesmith.workflow import train as train
 
 _HOMES = {
-    "Config": "config", "Example": "records", "Message": "records", "Prediction": "records", "Run": "run",
-    "TunesmithError": "errors", "compare": "judge", "evaluate": "judge", "load_model": "model.load",
-    "parse_config": "config", "plan": "workflow", "read_config": "config", "recheck": "judge", "run": "workflow",
-    "train": "workflow",
+    "Config": "config", "Example": "records", "Message": "records", "Mixture": "config", "Prediction": "records",
+    "Run": "run", "Stages": "config", "TunesmithError": "errors", "compare": "judge", "evaluate": "judge",
+    "load_model": "model.load", "parse_config": "config", "plan": "schedules", "read_any_config": "config",
+    "read_config": "config", "recheck": "judge", "run": "schedules", "train": "workflow",
 }  # fmt: skip
 
 __all__ = [
-    "Config", "Example", "Message", "Prediction", "Run", "TunesmithError", "compare", "evaluate", "load_model",
-    "parse_config", "plan", "read_config", "recheck", "run", "train",
+    "Config", "Example", "Message", "Mixture", "Prediction", "Run", "Stages", "TunesmithError", "compare", "evaluate",
+    "load_model", "parse_config", "plan", "read_any_config", "read_config", "recheck", "run", "train",
 ]  # fmt: skip
 
 

@@ -189,16 +189,12 @@ def _task_of(lm: LanguageModel) -> TaskSettings:
 
 def _read(data: str, kind: str, layout: Data) -> tuple[Sequence[Example], str | None]:
     """The examples of a file, or of a run's split, and the instruction that they share."""
-    from tunesmith.data.read import read_examples as read_file
-    from tunesmith.sources import resolve_file
+    from tunesmith.data.prepare import read_source
 
-    path = resolve_file(data)
-    if _run_of_split(path) is not None:
+    path = Path(data).expanduser()
+    if ":" not in data and _run_of_split(path) is not None:
         return read_examples(path), read_json(path.parent.parent / "data.json")["instruction"]
-    found = read_file(
-        path, kind, format=layout.format, text=layout.text, label=layout.label, group=layout.group,
-        policy=layout.policy, name=data, part="test",
-    )  # fmt: skip
+    found = read_source(data, layout, kind, "test")
     return found.examples, found.instruction
 
 

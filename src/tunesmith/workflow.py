@@ -20,6 +20,7 @@ from tunesmith.candidates import FAMILIES, Candidate, Context, Fit
 from tunesmith.candidates.candidate import Listener, model_id
 from tunesmith.config import FORMAT_VERSION, AnyConfig, Config, parse_any_config
 from tunesmith.data.prepare import prepare_data
+from tunesmith.data.split import labels_of
 from tunesmith.errors import ConfigError, RunError, TunesmithError
 from tunesmith.evaluate.compare import metric_interval
 from tunesmith.hardware import detect, free_disk_bytes, measure_sgemm, peak_memory_bytes, reset_peak_memory
@@ -164,7 +165,9 @@ def prepare(config: Config, directory: Run, listener: Listener) -> Task:
     for name, examples in parts.items():
         write_examples(directory.split(name), examples)
     counts = {
-        label: {name: sum(e.label == label for e in examples) for name, examples in parts.items()}
+        label: {
+            name: sum(label in labels_of(e, config.task.kind) for e in examples) for name, examples in parts.items()
+        }
         for label in prepared.labels
     }
     write_json(directory.data_file, {
@@ -238,11 +241,18 @@ def _interfaces(config: Config, task: Task, architecture: str) -> list[str]:
     Raises:
         ConfigError: If a method does not fit the task on this model; all of them in one message.
     """
+    from tunesmith.model.quantise import require_bitsandbytes
+    from tunesmith.train.methods import METHODS
+
     kinds = [method.kind for method in config.method] if "tune" in config.candidates else ["lora"]
     found, problems = [], []
     for kind in kinds:
         try:
             found.append(task.interface(architecture, kind))
+            if METHODS[kind].four_bit:
+                require_bitsandbytes()
+                if found[-1] not in ("causal", "preference"):
+                    raise ConfigError("4-bit bases are for decoders that write text. Use method lora here.")
         except ConfigError as error:
             problems.append(f"method {kind}: {error}")
     if problems:

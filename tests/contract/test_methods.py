@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tunesmith.config import Full, Lora
+from tunesmith.config import Full, Lora, Qlora
 from tunesmith.data.render import IGNORE_INDEX, Rendered
 from tunesmith.model.load import LanguageModel, load_model
 from tunesmith.model.save import save_model
@@ -18,7 +18,7 @@ from tunesmith.train.loop import LoopSettings, losses_and_units, train
 from tunesmith.train.methods import METHODS, Attached
 from tunesmith.train.objectives.causal import Causal
 
-SETTINGS: dict[str, Any] = {"lora": Lora(rank=4), "full": Full()}
+SETTINGS: dict[str, Any] = {"lora": Lora(rank=4), "qlora": Qlora(rank=4), "full": Full()}
 LOOP = LoopSettings(epochs=40, learning_rate=1e-2, global_batch_size=8, patience=0, evals_per_epoch=1)
 IDS = torch.tensor([[7, 8, 9, 30, 31, 32, 33, 34]])
 
@@ -33,7 +33,7 @@ def memorisable() -> list[Rendered]:
 
 
 def attach(path: Path, method: str) -> tuple[LanguageModel, Attached]:
-    lm = load_model(str(path))
+    lm = load_model(str(path), four_bit=METHODS[method].four_bit)
     torch.manual_seed(0)
     attached = METHODS[method].attach(lm.model, SETTINGS[method])
     lm.model = attached.model
@@ -60,7 +60,7 @@ def test_every_method_of_the_table_is_tested() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_attached_it_is_the_base_still(tiny_model_path: Path, method: str) -> None:
-    expected = logits(load_model(str(tiny_model_path)))
+    expected = logits(load_model(str(tiny_model_path), four_bit=METHODS[method].four_bit))
     lm, attached = attach(tiny_model_path, method)
     torch.testing.assert_close(logits(lm), expected, atol=1e-6, rtol=1e-6)
     assert attached.trainable_parameters == sum(p.numel() for p in attached.trainable.values()) > 0

@@ -172,10 +172,10 @@ def test_a_deleted_result_is_made_again_and_counts_as_a_look(tmp_path: Path) -> 
 def test_a_candidate_that_fails_is_recorded_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tunesmith.train import loop
+    from tunesmith.train.objectives import causal
 
-    real = loop.summed_loss
-    monkeypatch.setattr(loop, "summed_loss", lambda *a: real(*a) * float("nan"))
+    real = causal.summed_loss
+    monkeypatch.setattr(causal, "summed_loss", lambda *a: real(*a) * float("nan"))
     config = write_project(tmp_path)
     result = call("run", config, "--out", tmp_path / "run", "-q")
     assert result.code == 1
@@ -190,7 +190,7 @@ def test_a_candidate_that_fails_is_recorded_and_the_others_go_on(
     assert report["verdict"]["choice"] in [c["id"] for c in report["candidates"][:-1]]
     assert "failed: step 1" in result.out
 
-    monkeypatch.setattr(loop, "summed_loss", real)
+    monkeypatch.setattr(causal, "summed_loss", real)
     assert call("run", config, "--out", tmp_path / "run", "-q").code == 0
     report = read_strictly(tmp_path / "run" / "report.json")
     assert report["candidates"][-1]["status"] == "ok"

@@ -84,7 +84,8 @@ class Tuned:
         kind = one_interface(parts, architecture(resolve_model(self.context.model)), self.method.kind)
         settings = LoopSettings(**self.context.loop[self.method.kind])
         torch.manual_seed(settings.seed)
-        lm = load_model(self.context.model, kind, getattr(self.context.task, "outputs", 0))
+        outputs, four_bit = getattr(self.context.task, "outputs", 0), METHODS[self.method.kind].four_bit
+        lm = load_model(self.context.model, kind, outputs, four_bit)
         encoding = EncodeSettings(self.context.max_length, config.train.train_on, config.data.overlong)
         encode = OBJECTIVES[kind].encode  # what it finds stands in the plan
         learned = {p.name: encode(p.task, lm.tokenizer, p.train, encoding)[0] for p in parts}

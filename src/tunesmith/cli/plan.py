@@ -19,15 +19,17 @@ def command(config_file: Path, overrides: tuple[str, ...], as_json: bool, quiet:
 
     Nothing is trained, and nothing is written.
     """
-    from tunesmith.config import read_config
+    from tunesmith.config import read_any_config
 
-    config = read_config(config_file, overrides)
-    from tunesmith import workflow
+    config = read_any_config(config_file, overrides)
+    from tunesmith import schedules
     from tunesmith.cli.progress import progress
 
     with progress(quiet) as listener:
-        plan = workflow.plan(config, listener)
-    click.echo(json.dumps(plan, ensure_ascii=False, indent=2) if as_json else describe(plan))
+        plan = schedules.plan(config, listener)
+    several = plan.get("tasks", {})
+    told = "\n\n".join(f"── {name}\n{describe(one)}" for name, one in several.items()) if several else describe(plan)
+    click.echo(json.dumps(plan, ensure_ascii=False, indent=2) if as_json else told)
 
 
 def describe(plan: dict[str, Any]) -> str:

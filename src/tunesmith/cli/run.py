@@ -20,16 +20,17 @@ import click
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def command(config_file: Path, out: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     """Do all five stages of the project in CONFIG. On a directory that holds the run already, it resumes."""
-    from tunesmith.config import read_config
+    from tunesmith.config import read_any_config
 
-    config = read_config(config_file, overrides)
+    config = read_any_config(config_file, overrides)
     folder = out or Path("runs") / config_file.stem
-    from tunesmith import workflow
+    from tunesmith import schedules
     from tunesmith.cli.progress import progress
 
     with progress(quiet) as listener:
-        report = workflow.run(config, folder, listener, shlex.join(["tunesmith", *sys.argv[1:]]))
-    click.echo(json.dumps(report, ensure_ascii=False, indent=2) if as_json else summary(report, folder))
+        report = schedules.run(config, folder, listener, shlex.join(["tunesmith", *sys.argv[1:]]))
+    told = SUMMARIES[report.get("schedule", "one")](report, folder)
+    click.echo(json.dumps(report, ensure_ascii=False, indent=2) if as_json else told)
     failed = [c["id"] for c in report["candidates"] if c["status"] == "failed"]
     if failed:
         raise SystemExit(1)
@@ -59,3 +60,29 @@ def summary(report: dict[str, Any], folder: Path) -> str:
     ]
     lines += ["", *words, "", f"Report: {folder / 'report.html'}"]
     return "\n".join(line for line in lines if line is not None)
+
+
+def mixture_summary(report: dict[str, Any], folder: Path) -> str:
+    """A line for each task: zero-shot, alone, together, and what together changed."""
+    width = max(len(name) for name in report["tasks"])
+    lines = [f"{'task':<{width}}  {'metric':>11}  {'zero-shot':>9}  {'alone':>7}  {'together':>8}  together − alone"]
+    for name, task in report["tasks"].items():
+        values = [
+            next((f"{v['value']:.3f}" for c, v in task["metrics"].items() if c.startswith(kind)), "–")
+            for kind in ("prompt/zero-shot", "tune/", "multi/")
+        ]
+        against = next((c for c in task["comparisons"] if c["b"].startswith("tune/")), None)
+        change = f"{against['difference']:+.3f} ({against['low']:+.3f} to {against['high']:+.3f})" if against else "–"
+        lines.append(f"{name:<{width}}  {task['metric']:>11}  {values[0]:>9}  {values[1]:>7}  {values[2]:>8}  {change}")
+    failed = [f"{c['id']} {c['status']}: {c['reason']}" for c in report["candidates"] if c["status"] != "ok"]
+    words = textwrap.fill(report["verdict"]["reason"], 100, break_on_hyphens=False, break_long_words=False)
+    return "\n".join([*lines, *failed, "", words, "", f"Report: {folder / 'report.html'}"])
+
+
+def stages_summary(report: dict[str, Any], folder: Path) -> str:
+    """The verdict, and where to read more."""
+    words = textwrap.fill(report["verdict"]["reason"], 100, break_on_hyphens=False, break_long_words=False)
+    return f"{words}\n\nReport: {folder / 'report.html'}"
+
+
+SUMMARIES = {"one": summary, "mixture": mixture_summary, "stages": stages_summary}

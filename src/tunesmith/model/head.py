@@ -103,10 +103,13 @@ class HeadModel(torch.nn.Module):
         return (hidden * mask[..., None]).sum(1) / lengths[:, None]
 
 
-def load_head_model(folder: ModelFolder, origin: dict[str, Any], outputs: int) -> LanguageModel:
+def load_head_model(
+    folder: ModelFolder, origin: dict[str, Any], outputs: int, four_bit: bool = False
+) -> LanguageModel:
     """Load a backbone from a folder that was checked, with the head saved beside it, else a new one.
 
-    A new head is drawn by torch's generator, which the caller seeds. Frozen, in evaluation mode.
+    A new head is drawn by torch's generator, which the caller seeds. Frozen, in evaluation mode; a decoder's weights
+    in 4 bits where ``four_bit``.
 
     Raises:
         ModelError: If the folder holds no model that can have a head, or a head of another size.
@@ -114,7 +117,7 @@ def load_head_model(folder: ModelFolder, origin: dict[str, Any], outputs: int) -
     kind = architecture(folder)
     pooling: Pooling
     if kind == "decoder":
-        lm = load_causal(folder, origin)
+        lm = load_causal(folder, origin, four_bit=True) if four_bit else load_causal(folder, origin)
         backbone, pooling, packed, tokenizer = lm.model.base_model, "last", lm.packed, lm.tokenizer
         width = backbone.config.get_text_config().hidden_size
     elif kind == "encoder":

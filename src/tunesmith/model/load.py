@@ -19,6 +19,7 @@ from tunesmith.errors import ModelError, NotFoundError
 from tunesmith.hardware import detect
 from tunesmith.model.attention import Segment, build_pack
 from tunesmith.model.forward import decoder, head_logits, hidden_states
+from tunesmith.model.quantise import count_parameters, import_peft, quantise_4bit
 from tunesmith.model.safety import check_model_folder
 from tunesmith.sources import ModelFolder, resolve_model
 
@@ -55,16 +56,17 @@ class LanguageModel:
 
     @property
     def parameters(self) -> int:
-        return sum(p.numel() for p in self.model.parameters())
+        return count_parameters(self.model)
 
 
-def load_model(name: str, interface: str = "causal", outputs: int = 0) -> LanguageModel:
+def load_model(name: str, interface: str = "causal", outputs: int = 0, four_bit: bool = False) -> LanguageModel:
     """Load a base model, or a model or adapter that Tunesmith saved, in the dtype this hardware is fast in.
 
     Args:
         name: A catalog name, a path, ``hf:owner/name``, or the folder of a saved model or adapter.
         interface: How a base model is to be used; a saved one knows.
         outputs: Numbers that a new head gives, for the interface ``head``.
+        four_bit: Keep a decoder's frozen weights in 4 bits, as QLoRA trains on; a saved adapter knows.
 
     Raises:
         NotFoundError: If there is no such model.
@@ -78,7 +80,8 @@ def load_model(name: str, interface: str = "causal", outputs: int = 0) -> Langua
             what = "a head" if alone else "an adapter"
             raise ModelError(f"{path}: {what} without {ORIGIN}, so its base is unknown. Use one saved by a run.")
         return _load_adapter(path, origin)
-    return _load_base(resolve_model(name), origin, origin.get("interface", interface), origin.get("outputs", outputs))
+    used, numbers = origin.get("interface", interface), origin.get("outputs", outputs)
+    return _load_base(resolve_model(name), origin, used, numbers, four_bit)
 
 
 def _origin(path: Path) -> dict[str, Any]:
@@ -92,12 +95,14 @@ def _origin(path: Path) -> dict[str, Any]:
     return loaded if isinstance(loaded, dict) else {}
 
 
-def _load_base(folder: ModelFolder, origin: dict[str, Any], interface: str, outputs: int) -> LanguageModel:
+def _load_base(
+    folder: ModelFolder, origin: dict[str, Any], interface: str, outputs: int, four_bit: bool = False
+) -> LanguageModel:
     check_model_folder(folder.path)
     if interface == "head":
         from tunesmith.model.head import load_head_model
 
-        return load_head_model(folder, origin, outputs)
+        return load_head_model(folder, origin, outputs, four_bit)
     if interface == "seq2seq":
         from tunesmith.model.seq2seq import load_seq2seq
 
@@ -106,7 +111,7 @@ def _load_base(folder: ModelFolder, origin: dict[str, Any], interface: str, outp
         from tunesmith.model.vision import load_image_text
 
         return load_image_text(folder, origin)
-    return load_causal(folder, origin, interface)
+    return load_causal(folder, origin, interface, four_bit)
 
 
 def load_tokenizer(folder: ModelFolder, architecture: str) -> Any:
@@ -123,7 +128,9 @@ def load_tokenizer(folder: ModelFolder, architecture: str) -> Any:
         raise ModelError(f"{folder.name}: its tokenizer or processor cannot be read: {error}") from error
 
 
-def load_causal(folder: ModelFolder, origin: dict[str, Any], interface: str = "causal") -> LanguageModel:
+def load_causal(
+    folder: ModelFolder, origin: dict[str, Any], interface: str = "causal", four_bit: bool = False
+) -> LanguageModel:
     """Load a causal language model from a folder that was checked, frozen and in evaluation mode."""
     hardware = detect()
     dtype = torch.bfloat16 if hardware.dtype == "bfloat16" else torch.float32
@@ -131,38 +138,40 @@ def load_causal(folder: ModelFolder, origin: dict[str, Any], interface: str = "c
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
-            folder.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
-        )
+            folder.path, dtype="auto" if four_bit else dtype, attn_implementation="sdpa", local_files_only=True,
+            use_safetensors=True,
+        )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{folder.name}: cannot be loaded as a causal language model: {first}") from error
+    if four_bit:
+        quantise_4bit(model, dtype, device)
     model.to(device).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
-    packed = _parity(model, folder.fingerprint)
+    packed = _parity(model, f"{folder.fingerprint} {four_bit}")
     if packed:
         model.set_attn_implementation("tunesmith")
     return LanguageModel(model, tokenizer, folder, packed, device, origin, interface)
 
 
 def _load_adapter(path: Path, origin: dict[str, Any]) -> LanguageModel:
-    from peft import PeftModel
-
     folder = resolve_model(origin["base_model"])
     if folder.fingerprint != origin.get("base_fingerprint", folder.fingerprint):
         raise ModelError(
             f"{path}: trained on a base with fingerprint {origin['base_fingerprint']}, but {origin['base_model']} "
             f"has {folder.fingerprint} now. Use the same version of the base."
         )
-    lm = _load_base(folder, origin, origin.get("interface", "causal"), origin.get("outputs", 0))
+    four_bit = origin.get("method", {}).get("kind") == "qlora"  # predictions are made on the base that was trained on
+    lm = _load_base(folder, origin, origin.get("interface", "causal"), origin.get("outputs", 0), four_bit)
     if (path / ADAPTER_CONFIG).is_file():
         if not (path / "adapter_model.safetensors").is_file():
             raise NotFoundError(f"{path}: adapter_model.safetensors is missing. Train again, or copy the whole folder.")
         part = lm.model.backbone if lm.interface == "head" else lm.model
         with peft_quiet():
-            adapted = PeftModel.from_pretrained(part, path, local_files_only=True).get_base_model().eval()
+            adapted = import_peft().PeftModel.from_pretrained(part, path, local_files_only=True).get_base_model().eval()
         if lm.interface == "head":
             lm.model.backbone = adapted
         else:
