@@ -103,9 +103,7 @@ class HeadModel(torch.nn.Module):
         return (hidden * mask[..., None]).sum(1) / lengths[:, None]
 
 
-def load_head_model(
-    folder: ModelFolder, origin: dict[str, Any], outputs: int, four_bit: bool = False
-) -> LanguageModel:
+def load_head_model(folder: ModelFolder, origin: dict[str, Any], outputs: int, four_bit: bool = False) -> LanguageModel:
     """Load a backbone from a folder that was checked, with the head saved beside it, else a new one.
 
     A new head is drawn by torch's generator, which the caller seeds. Frozen, in evaluation mode; a decoder's weights

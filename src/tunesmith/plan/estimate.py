@@ -39,7 +39,7 @@ def training_bytes(facts: Facts, method: str, settings: object, micro_batch_toke
     size = 4 if facts.dtype == "float32" else 2
     trained = METHODS[method].trained_parameters(facts.parameters, facts.hidden_size, facts.layers, settings)
     tokens = max(micro_batch_tokens, facts.longest_example)
-    frozen = facts.parameters * size
+    frozen: float = facts.parameters * size
     if METHODS[method].four_bit:
         table = facts.vocabulary * facts.hidden_size  # the embedding stays as it is
         frozen = table * size + (facts.parameters - table) * BYTES_PER_WEIGHT

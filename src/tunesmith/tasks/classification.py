@@ -18,7 +18,7 @@ from tunesmith.config import Classification
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.measures.linear import HeadLoss, log_softmax
 from tunesmith.records import Example, Message, Prediction
-from tunesmith.tasks.task import HEAD_METHODS, Progress, predict_by_head
+from tunesmith.tasks.task import HEAD_METHODS, Progress, head_interface, predict_by_head
 
 if TYPE_CHECKING:
     from tunesmith.data.render import Renderer
@@ -53,7 +53,7 @@ class ClassificationTask:
                     f"task.by is 'likelihood', but with method {method} on a model of kind {architecture} labels come "
                     "from a head. Leave task.by out, or choose method lora on a decoder."
                 )
-            return "head"
+            return head_interface(self.kind, architecture, method)
         if architecture != "decoder":
             raise ConfigError(f"model: classification works with decoders and encoders, not with kind {architecture}.")
         return "causal"

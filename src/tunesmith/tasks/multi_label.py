@@ -45,7 +45,7 @@ class MultiLabelTask:
 
     def interface(self, architecture: str, method: str) -> str:
         """By a head, with any method."""
-        return head_interface(self.kind, architecture)
+        return head_interface(self.kind, architecture, method)
 
     def head_target(self, example: Example) -> list[float]:
         """1 for each label that holds, else 0."""

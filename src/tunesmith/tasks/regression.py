@@ -40,7 +40,7 @@ class RegressionTask:
 
     def interface(self, architecture: str, method: str) -> str:
         """By a head, with any method."""
-        return head_interface(self.kind, architecture)
+        return head_interface(self.kind, architecture, method)
 
     def head_target(self, example: Example) -> list[float]:
         """The number."""

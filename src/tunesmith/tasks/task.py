@@ -111,15 +111,17 @@ def predict_by_head(
     return task.from_outputs(examples, outputs, candidate, time.monotonic() - started, tokens)
 
 
-def head_interface(task: str, architecture: str) -> str:
-    """The interface of tasks that only a head can do.
+def head_interface(task: str, architecture: str, method: str) -> str:
+    """The interface ``head``, for a task that a head can do.
 
     Raises:
-        ConfigError: If a model of that architecture cannot have one.
+        ConfigError: If a model of that architecture cannot have one, or the method does not fit it.
     """
     if architecture not in HEAD_ARCHITECTURES:
         raise ConfigError(
             f"task {task} needs a decoder, a text encoder or an image encoder; the model is of kind {architecture}. "
             "Choose another, such as minilm-l6 or smollm2-135m-instruct."
         )
+    if method == "qlora" and architecture != "decoder":
+        raise ConfigError(f"4 bits are for decoders; the model is of kind {architecture}. Use lora, which fits easily.")
     return "head"
