@@ -44,6 +44,8 @@ from tunesmith.records import Interval, Prediction
 LEVEL = 0.05  # two-sided level of a test, after Holm's adjustment
 PRACTICAL_ITEMS = 100_000  # more test examples than this nobody labels
 COSTED_PREDICTIONS = 10_000  # their time is added to training time when candidates are ordered by cost
+# How the ids of fine-tuned candidates begin: alone, with other tasks, after a stage, on all stages at once.
+TUNED = ("tune/", "multi/", "after/", "joint/")
 # What a fine-tuned candidate must have been measured on: (verdicts that pass, verdicts that exclude it).
 # Overfitting excludes nothing: the weights kept are the best step's, and the test examples have judged them.
 GUARDRAILS = {
@@ -250,7 +252,7 @@ def compare_all(
 def read_contender(evaluation: Mapping[str, Any], metric: str) -> Contender:
     """What the verdict needs of a candidate's ``evaluation.json``.
 
-    A candidate that failed or lacks the metric is vetoed. A fine-tuned one (``tune/…``) is vetoed when a
+    A candidate that failed or lacks the metric is vetoed. A fine-tuned one (``TUNED``) is vetoed when a
     guardrail's verdict is harmful; a guardrail that was not run, or says a word unknown here, is unmeasured
     and never counts as passed. Forgetting that is ``not_applicable``, because the model writes no text, passes.
     """
@@ -263,7 +265,7 @@ def read_contender(evaluation: Mapping[str, Any], metric: str) -> Contender:
         vetoes.append(f"it did not finish ({evaluation.get('reason') or evaluation['status']})")
     elif value is None:
         vetoes.append(f"its {metric_words(metric)} was not measured")
-    if name.startswith("tune/"):
+    if name.startswith(TUNED):
         for guardrail, (passing, harmful) in GUARDRAILS.items():
             part = evaluation.get(guardrail) or {}
             if guardrail == "forgetting" and part.get("status") == "not_applicable":

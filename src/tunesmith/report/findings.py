@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith.evaluate.compare import LEVEL, candidate_cost
+from tunesmith.evaluate.compare import LEVEL, TUNED, candidate_cost
 from tunesmith.evaluate.metrics import (
     CORRELATIONS,
     METRICS,
@@ -66,7 +66,7 @@ def key_findings(report: Json) -> list[str]:
 
 
 def is_tuned(candidate: str) -> bool:
-    return candidate.startswith("tune/")
+    return candidate.startswith(TUNED)
 
 
 def difference(report: Json, a: str, b: str) -> dict[str, Any] | None:

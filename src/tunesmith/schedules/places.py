@@ -110,9 +110,20 @@ def prepare_stages(
     problems += _unfit(config, places)
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
+    jointly = config.joint and joint_problem(config, places) is None
     for place in places:
-        _plan_rows(config, place)
+        _plan_rows(config, place, jointly)
     return places
+
+
+def joint_problem(config: Stages, places: Sequence[Place]) -> str | None:
+    """Why the stages cannot be trained at once, where they cannot."""
+    try:
+        parts = [Part(place.name, place.task, (), ()) for place in places]
+        one_interface(parts, places[0].plan["facts"]["architecture"], method_of(config, config.stages[0]).kind)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def named(listener: Listener, name: str) -> Listener:
@@ -195,7 +206,7 @@ def _tensors(file: Path) -> list[str]:
     return [name for name, about in header.items() if name != "__metadata__" and len(about["shape"]) > 1]
 
 
-def _plan_rows(config: Stages, place: Place) -> None:
+def _plan_rows(config: Stages, place: Place, jointly: bool) -> None:
     """Put the models of the sequence into the plan of a task, in place of one trained on it alone."""
     rows = place.plan["candidates"]
     if any(row["family"] == "after" for row in rows):
@@ -212,7 +223,7 @@ def _plan_rows(config: Stages, place: Place) -> None:
             **alone, "id": after_id(k, stage), "family": "after", "reason": f"the model after stage {stage.name}",
             "estimated_seconds": alone["estimated_seconds"] if k == place.stage else asked,
         })  # fmt: skip
-    if config.joint:
+    if jointly:
         rows.append({**alone, "id": joint_id(config), "family": "joint", "reason": "all stages trained at once"})
     place.plan["candidates"] = rows
     write_json(place.run.plan_file, place.plan)

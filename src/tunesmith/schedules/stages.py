@@ -17,7 +17,7 @@ import numpy as np
 
 from tunesmith.candidates import Context, Fit
 from tunesmith.candidates.candidate import Listener
-from tunesmith.candidates.tuned import Part, Tuned, one_interface
+from tunesmith.candidates.tuned import Part, Tuned
 from tunesmith.config import Stage, Stages
 from tunesmith.errors import RunError, TunesmithError
 from tunesmith.hardware import peak_memory_bytes, reset_peak_memory
@@ -72,7 +72,7 @@ def run_stages(config: Stages, folder: Path, listener: Listener, command: str) -
         sequence.ask_base()
         for k in range(len(config.stages)):
             sequence.learn(k)
-        if config.joint:
+        if any(row["family"] == "joint" for row in places[0].plan["candidates"]):
             sequence.learn_jointly()
         listener("report", 0, 0, {})
         for place in places:
@@ -123,8 +123,17 @@ class _Sequence:
     def learn(self, k: int) -> None:
         """Train stage ``k`` and ask it every task; keep what is there."""
         stage, stage_id = self.config.stages[k], stage_id_of(self.config, k)
+        fit = self._kept(stage_id) or self._train(k)
+        following = self.config.stages[k + 1] if k + 1 < len(self.config.stages) else None
+        if following is not None and following.start == "merge":
+            self._merge(stage_id, fit["lineage"]["model"])
+        self._ask_all(stage_id, after_id(k, stage), self._after_entry(k))
+
+    def _train(self, k: int) -> Json:
+        stage = self.config.stages[k]
         model, adapter, lineage = self._start_of(k)
         own = [place for place in self.places if place.stage == k]
+        earlier = [place for place in self.places if place.stage < k]
         replayed, findings = self._replay(k)
         sizes = {place.name: place.plan["facts"]["train"] for place in own}
         order = None if stage.tasks is None else _mixed(_rates(stage, sizes))
@@ -134,19 +143,17 @@ class _Sequence:
             "findings": [finding.to_json() for finding in findings],
         }  # fmt: skip
         parts = [place.to_part() for place in own] + replayed
-        fit = self._fit(stage_id, own, parts, model, adapter, order, about)
-        following = self.config.stages[k + 1] if k + 1 < len(self.config.stages) else None
-        if following is not None and following.start == "merge":
-            self._merge(stage_id, fit["lineage"]["model"])
-        self._ask_all(stage_id, after_id(k, stage), self._after_entry(k))
+        bounds = _bounds(own + earlier if stage.replay and stage.replay_from == "stages" else own)
+        return self._fit(stage_id_of(self.config, k), own, parts, bounds, model, adapter, order, about)
 
     def learn_jointly(self) -> None:
         """Train on all stages at once, from the base; a failure is recorded, the stages' results stand."""
         joint, parts = joint_id(self.config), [place.to_part() for place in self.places]
         try:
-            one_interface(parts, self.places[0].plan["facts"]["architecture"], joint.rsplit("/", 1)[1])
             about = {"train": {part.name: len(part.train) for part in parts}}
-            fit = self._fit(joint, self.places, parts, self.model, None, None, about)
+            fit = self._kept(joint)
+            if fit is None:
+                fit = self._fit(joint, self.places, parts, _bounds(self.places), self.model, None, None, about)
             self._ask_all(joint, joint, fit)
         except TunesmithError as error:
             if isinstance(error, RunError):
@@ -209,21 +216,24 @@ class _Sequence:
             write_examples(file, write_texts(load_model(self.model), count, seed, self.listener))
         return read_examples(file)
 
+    def _kept(self, candidate_id: str) -> Json | None:
+        """What is known of a model that was trained and saved."""
+        file = self.directory.candidate(candidate_id) / "fit.json"
+        if not file.is_file() or self.directory.saved_model(candidate_id) is None:
+            return None
+        kept: Json = read_json(file)
+        return kept
+
     def _fit(
-        self, candidate_id: str, own: Sequence[Place], parts: Sequence[Part], model: str, adapter: Path | None,
-        order: Callable[[Sequence[int]], Mixed] | None, about: Json,
+        self, candidate_id: str, own: Sequence[Place], parts: Sequence[Part], bounds: tuple[int, str], model: str,
+        adapter: Path | None, order: Callable[[Sequence[int]], Mixed] | None, about: Json,
     ) -> Json:  # fmt: skip
-        """Train and save, or read what was trained; returns what the report says of it."""
-        folder = self.directory.candidate(candidate_id)
-        if (folder / "fit.json").is_file() and self.directory.saved_model(candidate_id) is not None:
-            kept: Json = read_json(folder / "fit.json")
-            return kept
-        kind = own[0].config.method[0].kind
-        overlong = next((p.config.data.overlong for p in own if p.config.data.overlong != "refuse"), "refuse")
+        """Train and save; returns what the report says of it."""
+        kind, (length, overlong) = own[0].config.method[0].kind, bounds
         one = own[0].config.model_copy(update={"data": own[0].config.data.model_copy(update={"overlong": overlong})})
-        length = max(place.plan["max_length"] for place in self.places)
         context = Context(one, own[0].task, model, {kind: _loop(own, kind)}, length, self.listener)
         reset_peak_memory()
+        folder = self.directory.candidate(candidate_id)
         fit = Tuned(context, candidate_id, folder).fit_parts(parts, order, adapter)
         found = {**fitted(fit), "peak_memory_bytes": peak_memory_bytes(), **about}
         write_json(folder / "fit.json", found)
@@ -274,6 +284,12 @@ class _Sequence:
         fits = [read_json(self.directory.candidate(stage_id_of(self.config, i)) / "fit.json") for i in range(k + 1)]
         together = {key: sum(fit[key] for fit in fits) for key in ("train_seconds", "tokens_trained")}
         return {**fits[k], **together}
+
+
+def _bounds(places: Sequence[Place]) -> tuple[int, str]:
+    """Tokens that fit, and what happens to longer examples, where each task's own were checked against its plan."""
+    rules = {place.config.data.overlong for place in places}
+    return max(p.plan["max_length"] for p in places), next((r for r in sorted(rules) if r != "refuse"), "refuse")
 
 
 def _lineage(how: str, model: str, adapter: Path | None, stage: str | None) -> Json:

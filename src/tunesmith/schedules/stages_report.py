@@ -19,7 +19,16 @@ from tunesmith.plan.choose import DEFAULT_MODEL
 from tunesmith.records import Finding, Prediction
 from tunesmith.report.stages import write_stages_page
 from tunesmith.run import Run, read_json, read_predictions, write_json
-from tunesmith.schedules.places import BASE, Place, after_id, joint_id, method_of, stage_configs, stage_id_of
+from tunesmith.schedules.places import (
+    BASE,
+    Place,
+    after_id,
+    joint_id,
+    joint_problem,
+    method_of,
+    stage_configs,
+    stage_id_of,
+)
 from tunesmith.workflow import is_evaluated
 
 LEVEL = 0.05  # of the adjusted p-values below which a difference counts as shown
@@ -152,6 +161,9 @@ def _retention(config: Stages, places: Sequence[Place]) -> Json:
 
 def _joint_entry(config: Stages, directory: Run, places: Sequence[Place]) -> Json:
     """Training on everything at once, and how the last stage's model differs from it on every task."""
+    problem = joint_problem(config, places)
+    if problem is not None:
+        return {"candidate": joint_id(config), "status": "not_run", "reason": problem, "cells": {}, "differences": {}}
     joint, last = joint_id(config), after_id(len(config.stages) - 1, config.stages[-1])
     failed = [
         entry
