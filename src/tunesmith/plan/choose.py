@@ -16,6 +16,7 @@ from tunesmith.plan.facts import Facts
 from tunesmith.records import Finding
 from tunesmith.train.batches import steps_in
 from tunesmith.train.methods import METHODS
+from tunesmith.train.objectives.preference import RATE as PREFERENCE_RATE
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 GLOBAL_BATCH = 16  # below 32, where LoRA starts to lose to full fine-tuning (Schulman 2025, "LoRA Without Regret")
@@ -92,6 +93,8 @@ def choose_plan(config: Config, facts: Facts, model_name: str, findings: Sequenc
     loop: dict[str, dict[str, Any]] = {}
     for method in config.method:
         rate, source = METHODS[method.kind].learning_rate(facts.model_type, facts.hidden_size)
+        if config.task.kind == "preference":
+            rate, source = PREFERENCE_RATE * rate, f"{PREFERENCE_RATE:g} of that for next tokens: {source}"
         if config.train.learning_rate is not None:
             rate = config.train.learning_rate
         else:

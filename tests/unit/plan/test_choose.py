@@ -32,6 +32,14 @@ def test_what_is_left_open_is_chosen_with_a_reason() -> None:
     assert plan.max_length == 2048
 
 
+def test_pairs_of_answers_are_learned_at_a_tenth_of_the_rate() -> None:
+    whole, tenth = (choose_plan(config(task=kind), facts(), "m") for kind in ("generation", "preference"))
+    assert tenth.loop["lora"]["learning_rate"] == pytest.approx(whole.loop["lora"]["learning_rate"] / 10)
+    assert chosen(tenth)["learning_rate (lora)"].source.startswith("0.1 of that for next tokens")
+    set_by_user = choose_plan(config(task="preference", train={"learning_rate": 0.5}), facts(), "m")
+    assert set_by_user.loop["lora"]["learning_rate"] == 0.5
+
+
 def test_what_the_user_set_is_kept_and_not_called_a_choice() -> None:
     train = {"epochs": 1.5, "learning_rate": 1e-4, "global_batch_size": 4, "max_length": 99}
     plan = choose_plan(config(model="m", train=train, method=["lora", "full"], seed=5), facts(), "m")
