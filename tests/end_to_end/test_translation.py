@@ -51,6 +51,10 @@ def test_a_run_from_pairs_to_a_report(tmp_path: Path, t5: Path, family: str) -> 
     again = call("evaluate", str(adapter), str(pairs), "--text", "source", "--label", "target", "--json")
     assert again.code == 0, again.err
     assert json.loads(again.out)["n"] == 60
+    if family == "encoder-decoder":
+        refused = call("chat", str(adapter), "--message", "the card")
+        assert refused.code == 3
+        assert "holds no conversation" in refused.err
 
 
 def test_what_an_encoder_decoder_cannot_do_is_refused_before_it_is_loaded(tmp_path: Path, t5: Path) -> None:

@@ -35,11 +35,14 @@ def command(model: str, system: str | None, max_new_tokens: int, message: str | 
 
     name = saved_model(model)
     from tunesmith.data.render import Renderer
+    from tunesmith.errors import ModelError
     from tunesmith.model.load import load_model
     from tunesmith.records import Message
 
     click.echo(f"loading {name} …", err=True)
     lm = load_model(name)
+    if lm.interface not in ("causal", "preference"):
+        raise ModelError(f"{name}: a model of kind {lm.interface} holds no conversation. 'tunesmith evaluate' asks it.")
     lm.model.set_attn_implementation("sdpa")  # which decodes with a cache
     renderer = Renderer(lm.tokenizer, lm.max_length)
     if not renderer.has_template:
