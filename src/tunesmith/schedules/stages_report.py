@@ -12,7 +12,7 @@ import numpy as np
 from tunesmith.config import FORMAT_VERSION, Stages, parse_any_config
 from tunesmith.errors import ConfigError
 from tunesmith.evaluate.compare import compare
-from tunesmith.evaluate.metrics import METRICS, difference_in_words
+from tunesmith.evaluate.metrics import METRICS, bare_difference, difference_in_words
 from tunesmith.evaluate.retention import TaskAnswers, retention
 from tunesmith.measures.uncertainty import holm
 from tunesmith.plan.choose import DEFAULT_MODEL
@@ -95,7 +95,7 @@ def report_stages(config: Stages, directory: Run, places: Sequence[Place]) -> Js
         "format_version": FORMAT_VERSION, "schedule": "stages", "name": settings["name"],
         "created": settings["created"], "model": config.model or DEFAULT_MODEL, "stages": stages,
         "tasks": {place.name: _task_entry(directory, place) for place in places},
-        "retention": held, "joint": joint, "verdict": _verdict(config, held, joint),
+        "retention": held, "joint": joint, "verdict": _verdict(held, joint),
         "findings": [f for stage in stages for f in stage.pop("findings")] + _overlaps(places),
         "candidates": [
             {"id": f"{place.name}: {row['id']}", "status": found["status"], "reason": found.get("reason", "")}
@@ -203,7 +203,7 @@ def _overlaps(places: Sequence[Place]) -> list[Json]:
     return findings
 
 
-def _verdict(config: Stages, held: Json, joint: Json | None) -> Json:
+def _verdict(held: Json, joint: Json | None) -> Json:
     """Whether the earlier tasks were kept, and whether the order cost anything against training all at once."""
     metrics = list(dict.fromkeys(held["metric"].values()))
     lost = held["average_forgetting"]
@@ -211,7 +211,8 @@ def _verdict(config: Stages, held: Json, joint: Json | None) -> Json:
         forgot = None
         sentence = f"How much was forgotten has no single number: {held['reason'] or 'there is one stage only.'}"
     else:
-        value, low, high = (difference_in_words(lost[key], metrics[0]) for key in ("value", "low", "high"))
+        value, high = (difference_in_words(lost[key], metrics[0]) for key in ("value", "high"))
+        low = bare_difference(lost["low"], metrics[0])
         forgot = lost["low"] > 0
         shown = "they forgot" if forgot else "forgetting is not shown"
         sentence = (
