@@ -32,8 +32,8 @@ GROUPS = (
     ("method, kind: gradual", "Gradual", "Short form: `method: gradual`."),
     ("train", "Train", "How training goes. What is left out is chosen by the plan, which says why."),
     ("budget", "Budget", "Bounds the epochs that the plan chooses; a `train.epochs` that you write stands."),
-    ("tasks: several at once", "TaskPart", "Instead of `task` and `data`, a mapping of names to tasks, each with its own "
-     "`data` beside its own settings: `tasks: {mood: {kind: classification, data: {train: mood.csv}}, …}`."),
+    ("tasks: several at once", "TaskPart", "Instead of `task` and `data`, a mapping of names to tasks, each with its "
+     "own `data` beside its settings: `tasks: {mood: {kind: classification, data: {train: mood.csv}}, …}`."),
     ("mixing", "Mixing", "How often each task is drawn, where no weights are given."),
     ("stages: one after another", "Stage", "Instead of `task` and `data`, a list of stages; `joint: false` beside it "
      "leaves out the comparison with training on all at once."),

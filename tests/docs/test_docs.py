@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from tunesmith.candidates import FAMILIES
-from tunesmith.config import read_config
+from tunesmith.config import Data, read_any_config
 from tunesmith.tasks import TASKS
 from tunesmith.train.methods import METHODS
 
@@ -36,6 +39,18 @@ def build() -> ModuleType:
     return module
 
 
+def data_settings(settings: Any) -> Iterator[Data]:
+    """Every group of data settings in a project file, whatever its schedule."""
+    if isinstance(settings, Data):
+        yield settings
+    elif isinstance(settings, BaseModel):
+        for name in type(settings).model_fields:
+            yield from data_settings(getattr(settings, name))
+    elif isinstance(settings, dict | tuple):
+        for value in settings.values() if isinstance(settings, dict) else settings:
+            yield from data_settings(value)
+
+
 @pytest.mark.parametrize("name", ["config.md", "cli.md"])
 def test_generated_pages_are_up_to_date(name: str) -> None:
     stored = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
@@ -44,9 +59,9 @@ def test_generated_pages_are_up_to_date(name: str) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_example_is_valid_and_mentioned(path: Path) -> None:
-    config = read_config(path)
-    if ":" not in config.data.train:
-        assert Path(config.data.train).is_file()
+    for data in data_settings(read_any_config(path)):
+        if ":" not in data.train:
+            assert Path(data.train).is_file()
     others = [page.read_text(encoding="utf-8") for page in PAGES]
     assert any(f"examples/{path.name}" in text for text in others)
 
@@ -61,15 +76,16 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_yaml_in_pages_is_valid(page: Path, tmp_path: Path) -> None:
-    """Blocks of YAML that name a task and data are whole project files."""
+    """Blocks of YAML that name a task and data, or tasks, or stages, are whole project files."""
     for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
-        if re.search(r"^task:", block, re.MULTILINE) and re.search(r"^data:", block, re.MULTILINE):
+        starts = set(re.findall(r"^(\w+):", block, re.MULTILINE))
+        if starts & {"tasks", "stages"} or {"task", "data"} <= starts:
             file = tmp_path / "project.yaml"
             file.write_text(block, encoding="utf-8")
-            read_config(file)
+            read_any_config(file)
 
 
-@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize("kind", [*METHODS, "multi-task", "sequential"])
 def test_method_has_a_page_with_the_five_headings(kind: str) -> None:
     text = (ROOT / "docs" / "methods" / f"{kind}.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(HEADINGS)
