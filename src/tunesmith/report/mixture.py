@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunesmith.evaluate.metrics import METRICS, difference_in_words
+from tunesmith.evaluate.metrics import METRICS, bare_difference, difference_in_words
 from tunesmith.report import charts
 from tunesmith.report.html import render_page
 from tunesmith.run import Run, write_atomic
@@ -39,8 +39,8 @@ def _row(name: str, task: Json, rate: float) -> Json:
         "alone": {c.split("/")[-1]: v for c, v in metrics.items() if c.startswith("tune/")},
         "together": {c.split("/")[-1]: v for c, v in metrics.items() if c.startswith("multi/")},
         "comparisons": [
-            {**c, "words": difference_in_words(c["difference"], c["metric"]),
-             "range": f"{difference_in_words(c['low'], c['metric'])} to {difference_in_words(c['high'], c['metric'])}",
+            {**c, "words": difference_in_words(c["difference"], c["metric"], signed=True),
+             "range": " to ".join(bare_difference(c[end], c["metric"], signed=True) for end in ("low", "high")),
              "against": "alone" if c["b"].startswith("tune/") else "zero-shot"}
             for c in task["comparisons"]
         ],
@@ -53,7 +53,7 @@ def _whiskers(report: Json, kind: str) -> list[charts.Whisker]:
         for c in task["comparisons"]:
             if c["b"].startswith(kind) and METRICS[c["metric"]].unit.difference_sign == " points":
                 factor = METRICS[c["metric"]].unit.difference_factor
-                text = difference_in_words(c["difference"], c["metric"])
+                text = difference_in_words(c["difference"], c["metric"], signed=True)
                 value, low, high = (factor * c[key] for key in ("difference", "low", "high"))
                 found.append(charts.Whisker(len(found) + 1, name, value, low, high, 0.0, text))
     return found
