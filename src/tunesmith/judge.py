@@ -144,7 +144,7 @@ def evaluate(
 
     model = saved_model(model)
     listener(f"loading {model}", 0, 0, {})
-    lm = load_model(model)
+    lm = load_model(model, _interface(model, config))
     if config is None and "task" not in lm.origin:
         raise ConfigError(
             f"{model}: does not say what its task is; only a model that a run saved does. "
@@ -172,6 +172,28 @@ def evaluate(
         **measure(task, predictions, config.seed if config is not None else 0),
         "predictions": str(out) if out is not None else None, "test_looks": looks,
     }  # fmt: skip
+
+
+def _interface(model: str, config: Config | None) -> str:
+    """How a base model is asked; a saved one knows, and reads past this.
+
+    Raises:
+        ConfigError: If it is an encoder, which says nothing before it is trained.
+    """
+    from tunesmith.model.architecture import architecture
+    from tunesmith.model.load import is_saved
+    from tunesmith.sources import resolve_model
+
+    if is_saved(model) or config is None:
+        return "causal"
+    kind = architecture(resolve_model(model))
+    if kind in ("encoder", "image-encoder"):
+        raise ConfigError(
+            f"{model}: an {kind.replace('-', ' ')}, which gives no answers before a head on it is trained. "
+            "Give the folder of a trained one, or a model that writes text."
+        )
+    by_kind = {"encoder-decoder": "seq2seq", "vision-language": "image_text"}
+    return by_kind.get(kind, "preference" if config.task.kind == "preference" else "causal")
 
 
 def _task_of(lm: LanguageModel) -> TaskSettings:

@@ -57,6 +57,13 @@ def test_a_run_from_pairs_to_a_report(tmp_path: Path, t5: Path, family: str) -> 
         assert "holds no conversation" in refused.err
 
 
+def test_an_untuned_encoder_decoder_is_asked_as_one(tmp_path: Path, t5: Path) -> None:
+    config = project(tmp_path, t5)
+    result = call("evaluate", str(t5), str(tmp_path / "pairs.jsonl"), "--config", str(config), "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["n"] == 60
+
+
 def test_what_an_encoder_decoder_cannot_do_is_refused_before_it_is_loaded(tmp_path: Path, t5: Path) -> None:
     config = project(tmp_path, t5, method=["qlora", "head"])
     result = call("run", str(config), "--out", str(tmp_path / "run"))

@@ -84,6 +84,11 @@ def load_model(name: str, interface: str = "causal", outputs: int = 0, four_bit:
     return _load_base(resolve_model(name), origin, used, numbers, four_bit)
 
 
+def is_saved(name: str) -> bool:
+    """Whether a name is the folder of a model that Tunesmith trained and saved."""
+    return (Path(name).expanduser() / ORIGIN).is_file()
+
+
 def _origin(path: Path) -> dict[str, Any]:
     file = path / ORIGIN
     if not file.is_file():
@@ -260,4 +265,4 @@ def quiet() -> None:
 
 
 quiet()
-__all__ = ["ADAPTER_CONFIG", "ORIGIN", "LanguageModel", "load_model", "measure_parity"]
+__all__ = ["ADAPTER_CONFIG", "ORIGIN", "LanguageModel", "is_saved", "load_model", "measure_parity"]
