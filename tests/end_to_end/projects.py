@@ -88,8 +88,8 @@ def read_strictly(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
-def build_encoder(folder: Path) -> Path:
-    """A random one-layer BERT with the tiny model's tokenizer."""
+def build_encoder(folder: Path, layers: int = 1) -> Path:
+    """A small random BERT with the tiny model's tokenizer."""
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
@@ -98,7 +98,7 @@ def build_encoder(folder: Path) -> Path:
     tokenizer.model_max_length = 64
     tokenizer.save_pretrained(folder)
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=48,
         max_position_embeddings=64,
     )  # fmt: skip
     BertModel(config).save_pretrained(folder)

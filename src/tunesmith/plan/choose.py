@@ -136,7 +136,7 @@ def _epochs(config: Config, facts: Facts, batch: int, choices: list[Choice]) -> 
             epochs, reason = int(fits), f"what fits into {config.budget.minutes:g} minutes, by estimate"
         found[kind] = float(epochs)
         name = "train.epochs" if len(config.method) == 1 else f"train.epochs ({kind})"
-        choices.append(Choice(name, epochs, reason, "Schulman 2025"))
+        choices.append(Choice(name, epochs, reason, "Schulman 2025" if method.start == "new" else ""))
     return found
 
 
