@@ -276,3 +276,18 @@ def test_training_first_and_running_later_trains_once(tmp_path: Path) -> None:
     after = json.loads(call("train", config, "--out", run, "-q", "--json").out)["candidates"][0]
     assert after["model"] == trained["model"]
     assert after["tokens_trained"] == trained["tokens_trained"]
+
+
+def test_a_table_is_always_compared_with_boosting(tmp_path: Path) -> None:
+    rows = [f"{20 + i % 50},{'York' if i % 3 else 'Bern'},{'old' if i % 50 > 25 else 'young'}" for i in range(120)]
+    (tmp_path / "people.csv").write_text("age,town,group\n" + "\n".join(rows) + "\n")
+    data = {"train": "people.csv", "format": "table", "label": "group"}
+    config = write_project(tmp_path, data=data, candidates=["baseline", "prompt"])
+    result = call("run", config, "--out", tmp_path / "run", "-q")
+    assert result.code == 0, result.err
+    report = read_strictly(tmp_path / "run" / "report.json")
+    entries = {c["id"]: c for c in report["candidates"]}
+    assert entries["boosting/histogram"]["metrics"]["accuracy"]["value"] == 1.0
+    assert "age: 20" in json.dumps(
+        [e["text"] for e in pq.read_table(tmp_path / "run/splits/train.parquet").to_pylist()]
+    )

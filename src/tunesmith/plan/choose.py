@@ -144,7 +144,7 @@ def _candidates(
     config: Config, facts: Facts, model_name: str, epochs: dict[str, float], batch: int
 ) -> list[dict[str, Any]]:
     rows = []
-    for name in config.candidates:
+    for name in dict.fromkeys((*config.candidates, "boosting")):  # which has none but for tables, and there always
         family = FAMILIES[name]
         for candidate_id in family.ids(config, model_name, facts.architecture):
             seconds, size = _cost(config, facts, candidate_id, epochs, batch)
@@ -161,6 +161,8 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
     own = facts.tokens_per_example - facts.prefix_tokens + facts.labels * 2
     own += getattr(config.task, "max_new_tokens", 0)
     test = estimate.scoring_seconds(facts, facts.test, own)
+    if family == "boosting":
+        return 2 + 0.002 * facts.train, estimate.OTHER_PROCESS_BYTES
     if family == "baseline":
         return 0.1, estimate.OTHER_PROCESS_BYTES
     if family == "embedding":

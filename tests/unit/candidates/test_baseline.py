@@ -43,6 +43,7 @@ def test_each_family_names_its_candidates() -> None:
     ids = {name: family.ids(classification, "m", "decoder") for name, family in FAMILIES.items()}
     assert ids == {
         "baseline": ["baseline/majority"],
+        "boosting": [],
         "prompt": ["prompt/zero-shot", "prompt/few-shot"],
         "embedding": ["embedding/minilm-l6"],
         "tune": ["tune/m/lora", "tune/m/full"],
