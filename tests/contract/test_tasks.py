@@ -43,7 +43,8 @@ def pairs(n: int) -> list[Example]:
     ]
 
 
-OWN_FILES = {"image_text"}  # tasks over models of another kind: test_image_text.py
+# tasks over models of another kind: test_image_text.py, test_heads.py
+OWN_FILES = {"image_text", "multi_label", "regression"}
 CASES: dict[str, tuple[Any, list[Example], tuple[str, ...]]] = {
     "classification": (Classification(), classified(14), LABELS),
     "generation": (Generation(instruction="Answer.", max_new_tokens=9), conversations(14), ()),
