@@ -234,7 +234,9 @@ class Common(Settings):
     model: str | None = Field(None, description="A catalog name, a path, or hf:owner/name; left out: chosen.")
     method: tuple[Method, ...] = Field((Lora(),), min_length=1, description="Fine-tuning method, or a list of them.")
     candidates: tuple[CandidateFamily, ...] = Field(
-        ("baseline", "boosting", "prompt", "embedding", "tune"), min_length=1, description="Families of solutions to compare."
+        ("baseline", "boosting", "prompt", "embedding", "tune"),
+        min_length=1,
+        description="Families of solutions to compare.",
     )
     encoder: str = Field("minilm-l6", description="Sentence encoder of the embedding candidate.")
     train: Train = Train()

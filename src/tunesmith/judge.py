@@ -203,7 +203,7 @@ def _task_of(lm: LanguageModel) -> TaskSettings:
         raise ModelError(
             f"{lm.folder.name}: its tunesmith.json holds a task that is not one. Train it again."
         ) from error
-    if "instruction" not in type(stored).model_fields:
+    if not hasattr(stored, "instruction"):
         return stored
     # what training read from the data stands in the model's own words
     return stored.model_copy(update={"instruction": lm.origin.get("instruction") or stored.instruction})

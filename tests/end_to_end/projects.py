@@ -98,8 +98,8 @@ def build_encoder(folder: Path, layers: int = 1) -> Path:
     tokenizer.model_max_length = 64
     tokenizer.save_pretrained(folder)
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=48,
-        max_position_embeddings=64,
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=layers, num_attention_heads=2,
+        intermediate_size=48, max_position_embeddings=64,
     )  # fmt: skip
     BertModel(config).save_pretrained(folder)
     return folder

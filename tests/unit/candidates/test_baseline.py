@@ -55,5 +55,11 @@ def test_each_family_names_its_candidates() -> None:
     assert FAMILIES["prompt"].ids(generation, "m", "encoder") == []
     pairs = parse_config({"task": "preference", "data": {"train": "x"}})
     ids = {name: family.ids(pairs, "m", "decoder") for name, family in FAMILIES.items()}
-    assert ids == {"baseline": [], "prompt": ["prompt/zero-shot"], "embedding": [], "tune": ["tune/m/lora"]}
+    assert ids == {
+        "baseline": [],
+        "boosting": [],
+        "prompt": ["prompt/zero-shot"],
+        "embedding": [],
+        "tune": ["tune/m/lora"],
+    }
     assert [name for name, family in FAMILIES.items() if not family.baseline] == ["tune"]
