@@ -11,7 +11,7 @@ from tunesmith.config import ImageText
 from tunesmith.errors import ConfigError
 from tunesmith.measures.metrics import exact_match, token_f1
 from tunesmith.records import Example, Message, Prediction
-from tunesmith.tasks.generation import shown_text
+from tunesmith.tasks.generation import as_predictions, conversation, given
 from tunesmith.tasks.task import HEAD_METHODS, Progress
 
 if TYPE_CHECKING:
@@ -47,12 +47,7 @@ class ImageTextTask:
 
     def messages(self, example: Example, shots: Sequence[Example] = ()) -> tuple[Message, ...]:
         """The conversation, the words of solved ones before it; only its own image is shown, in its last question."""
-        turns = list(example.messages)
-        system = [turns.pop(0)] if turns and turns[0].role == "system" else []
-        if not system and self.instruction:
-            system = [Message("system", self.instruction)]
-        shown = [turn for shot in shots for turn in shot.messages if turn.role != "system"]
-        return (*system, *shown, *turns)
+        return conversation(self.instruction, example, shots)
 
     def predict(
         self,
@@ -69,31 +64,17 @@ class ImageTextTask:
         renderer = ImageRenderer(lm.tokenizer, lm.max_length)
         asked = [(self.messages(example, shots), example.image or "") for example in examples]
         answers = answer_images(lm, [renderer.prompt(each) for each in asked], self.max_new_tokens, progress)
-        seconds = (time.monotonic() - started) / max(1, len(examples))
+        seconds = time.monotonic() - started
         references = [renderer.render(each, example.id) for each, example in zip(asked, examples, strict=True)]
-        losses = answer_losses(lm.model, lm.tokenizer, references, BATCH_TOKENS).tolist()
-        score = SCORES[self.metric]
-        return [
-            Prediction(
-                e.id, candidate, a.text.strip(), e.answer, score(a.text, e.answer), nll=loss / reference.units,
-                cluster=e.group, seconds=seconds, prompt_tokens=a.prompt_tokens,
-                completion_tokens=a.completion_tokens, truncated=a.truncated, text=shown_text(e),
-            )
-            for e, a, loss, reference in zip(examples, answers, losses, references, strict=True)
-        ]  # fmt: skip
+        sums = answer_losses(lm.model, lm.tokenizer, references, BATCH_TOKENS).tolist()
+        losses = [loss / reference.units for loss, reference in zip(sums, references, strict=True)]
+        return as_predictions(examples, answers, losses, candidate, seconds, SCORES[self.metric])
 
     def from_answers(
         self, examples: Sequence[Example], answers: Sequence[str], candidate: str, seconds: float
     ) -> list[Prediction]:
         """Predictions from texts that something else than a model that sees gave."""
-        score = SCORES[self.metric]
-        each = seconds / max(1, len(examples))
-        return [
-            Prediction(
-                e.id, candidate, a, e.answer, score(a, e.answer), cluster=e.group, seconds=each, text=shown_text(e)
-            )
-            for e, a in zip(examples, answers, strict=True)
-        ]
+        return given(examples, answers, candidate, seconds, SCORES[self.metric])
 
 
 def build_image_text(settings: ImageText, labels: Sequence[str], instruction: str | None) -> ImageTextTask:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.config import MultiLabel
-from tunesmith.errors import DataError, EvaluationError
+from tunesmith.errors import DataError
 from tunesmith.measures.linear import HeadLoss, binary_losses
 from tunesmith.measures.multi_label import label_set, same_set, set_f1
 from tunesmith.records import LABEL_SEPARATOR, Example, Message, Prediction
@@ -69,8 +69,6 @@ class MultiLabelTask:
         Raises:
             EvaluationError: If the model has no head.
         """
-        if lm.interface != "head":
-            raise EvaluationError(f"task {self.kind} asks a head, and {lm.folder.name} has none. Train one with a run.")
         return predict_by_head(self, lm, examples, candidate, progress)
 
     def from_outputs(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tunesmith.config import Preference
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.records import Example, Message, Prediction
-from tunesmith.tasks.generation import shown_text
+from tunesmith.tasks.generation import conversation, given, shown_text
 from tunesmith.tasks.task import HEAD_METHODS, Progress, Task
 
 if TYPE_CHECKING:
@@ -51,12 +51,7 @@ class PreferenceTask:
 
     def messages(self, example: Example, shots: Sequence[Example] = ()) -> tuple[Message, ...]:
         """The conversation with the chosen answer, solved ones between its system prompt and its first turn."""
-        turns = list(example.messages)
-        system = [turns.pop(0)] if turns and turns[0].role == "system" else []
-        if not system and self.instruction:
-            system = [Message("system", self.instruction)]
-        shown = [turn for shot in shots for turn in shot.messages if turn.role != "system"]
-        return (*system, *shown, *turns)
+        return conversation(self.instruction, example, shots)
 
     def predict(
         self,
@@ -93,13 +88,7 @@ class PreferenceTask:
         self, examples: Sequence[Example], answers: Sequence[str], candidate: str, seconds: float
     ) -> list[Prediction]:
         """Predictions from what something else than a language model prefers: the text of one of the answers."""
-        each = seconds / max(1, len(examples))
-        return [
-            Prediction(
-                e.id, candidate, a, e.answer, float(a == e.answer), cluster=e.group, seconds=each, text=shown_text(e)
-            )
-            for e, a in zip(examples, answers, strict=True)
-        ]  # fmt: skip
+        return given(examples, answers, candidate, seconds, lambda answer, right: float(answer == right))
 
 
 def render_pair(

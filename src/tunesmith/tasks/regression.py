@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from tunesmith.config import Regression
-from tunesmith.errors import DataError, EvaluationError
+from tunesmith.errors import DataError
 from tunesmith.measures.linear import HeadLoss
 from tunesmith.records import Example, Message, Prediction
 from tunesmith.tasks.task import Progress, head_interface, predict_by_head
@@ -63,8 +63,6 @@ class RegressionTask:
         Raises:
             EvaluationError: If the model has no head.
         """
-        if lm.interface != "head":
-            raise EvaluationError(f"task {self.kind} asks a head, and {lm.folder.name} has none. Train one with a run.")
         return predict_by_head(self, lm, examples, candidate, progress)
 
     def from_outputs(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, EvaluationError
 from tunesmith.measures.linear import HeadLoss
 from tunesmith.records import Example, Message, Prediction
 
@@ -103,9 +103,15 @@ class HeadTask(Task, Protocol):
 def predict_by_head(
     task: HeadTask, lm: LanguageModel, examples: Sequence[Example], candidate: str, progress: Progress | None
 ) -> list[Prediction]:
-    """Ask a model loaded for the interface ``head``."""
+    """Ask a model loaded for the interface ``head``.
+
+    Raises:
+        EvaluationError: If the model has no head.
+    """
     from tunesmith.model.head import head_outputs
 
+    if lm.interface != "head":
+        raise EvaluationError(f"task {task.kind} asks a head, and {lm.folder.name} has none. Train one with a run.")
     started = time.monotonic()
     outputs, tokens = head_outputs(lm, examples, progress)
     return task.from_outputs(examples, outputs, candidate, time.monotonic() - started, tokens)
