@@ -118,13 +118,14 @@ def render_page(template: str, filters: Mapping[str, Callable[[Any], str]], **va
     templates = resources.files("tunesmith.report") / "templates"
     style = (templates / "report.css").read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
+        loader=jinja2.FunctionLoader(lambda name: (templates / name).read_text(encoding="utf-8")),
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
     environment.filters |= {
         "seconds": seconds, "memory": memory, "count": count, "short": short_count,
         "score": score, "text": plain, **filters,
     }  # fmt: skip
-    page: str = environment.from_string((templates / template).read_text(encoding="utf-8")).render(
+    page: str = environment.get_template(template).render(
         style=Markup(style), style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(), **values
     )
     return page

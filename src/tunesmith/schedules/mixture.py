@@ -17,7 +17,7 @@ import numpy as np
 from tunesmith.candidates import Context
 from tunesmith.candidates.candidate import Listener, model_id
 from tunesmith.candidates.tuned import Part, Tuned, one_interface
-from tunesmith.config import FORMAT_VERSION, Config, Mixture
+from tunesmith.config import FORMAT_VERSION, Config, Mixing, Mixture, TaskPart
 from tunesmith.errors import ConfigError, RunError, TunesmithError
 from tunesmith.evaluate.compare import Comparison, compare
 from tunesmith.evaluate.metrics import METRICS
@@ -149,14 +149,15 @@ def _refuse_what_does_not_mix(config: Mixture, plans: Mapping[str, Json], parts:
 
 
 # ── training together ────────────────────────────────────────────────────────────────────────────────────
-def mixture_rates(config: Mixture, sizes: Mapping[str, int]) -> dict[str, float]:
+def drawing_rates(tasks: Mapping[str, TaskPart], mixing: Mixing, sizes: Sequence[int]) -> list[float]:
     """Share of each task in what is drawn: the weights given, or by size with temperature and cap."""
-    given = [part.weight for part in config.tasks.values() if part.weight is not None]
-    rates = (
-        normalized_weights(given)
-        if given
-        else mixing_weights([sizes[name] for name in config.tasks], config.mixing.temperature, config.mixing.cap)
-    )
+    given = [part.weight for part in tasks.values() if part.weight is not None]
+    return normalized_weights(given) if given else mixing_weights(sizes, mixing.temperature, mixing.cap)
+
+
+def mixture_rates(config: Mixture, sizes: Mapping[str, int]) -> dict[str, float]:
+    """The rates of a mixture by task."""
+    rates = drawing_rates(config.tasks, config.mixing, [sizes[name] for name in config.tasks])
     return dict(zip(config.tasks, rates, strict=True))
 
 

@@ -9,7 +9,7 @@ more, ``after/<k>-<name>``, judged like the others.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,11 @@ from tunesmith.candidates.tuned import Part, Tuned
 from tunesmith.config import Stage, Stages
 from tunesmith.errors import RunError, TunesmithError
 from tunesmith.hardware import peak_memory_bytes, reset_peak_memory
-from tunesmith.measures.mixing import mixing_weights, normalized_weights
 from tunesmith.plan.choose import DEFAULT_MODEL
 from tunesmith.records import Example, Finding
 from tunesmith.report.write import write_report
 from tunesmith.run import Run, read_examples, read_json, write_examples, write_json, write_predictions
+from tunesmith.schedules.mixture import drawing_rates
 from tunesmith.schedules.places import (
     BASE,
     Place,
@@ -136,7 +136,9 @@ class _Sequence:
         earlier = [place for place in self.places if place.stage < k]
         replayed, findings = self._replay(k)
         sizes = {place.name: place.plan["facts"]["train"] for place in own}
-        order = None if stage.tasks is None else _mixed(_rates(stage, sizes))
+        order = None
+        if stage.tasks is not None:
+            order = _mixed(drawing_rates(stage.tasks, stage.mixing, list(sizes.values())))
         about = {
             "lineage": lineage, "train": sizes,
             "replayed": {part.name: len(part.train) for part in replayed},
@@ -298,14 +300,6 @@ def _lineage(how: str, model: str, adapter: Path | None, stage: str | None) -> J
         "start": how, "stage": stage, "model": model, "fingerprint": resolve_model(model).fingerprint,
         "adapter": None if adapter is None else str(adapter), "adapter_sha256": weights,
     }  # fmt: skip
-
-
-def _rates(stage: Stage, sizes: Mapping[str, int]) -> list[float]:
-    """Share of each of a stage's own tasks: the weights given, or by size with temperature and cap."""
-    given = [part.weight for part in (stage.tasks or {}).values() if part.weight is not None]
-    if given:
-        return normalized_weights(given)
-    return mixing_weights(list(sizes.values()), stage.mixing.temperature, stage.mixing.cap)
 
 
 def _mixed(rates: Sequence[float]) -> Callable[[Sequence[int]], Mixed]:

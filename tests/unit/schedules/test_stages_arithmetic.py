@@ -8,8 +8,9 @@ from tunesmith.data.render import Renderer
 from tunesmith.model.load import load_model
 from tunesmith.records import Example
 from tunesmith.report.stages import SHADES, render_stages
+from tunesmith.schedules.mixture import drawing_rates
 from tunesmith.schedules.replay import draw_examples, even_shares, write_texts
-from tunesmith.schedules.stages import _bounds, _loop, _mixed, _rates
+from tunesmith.schedules.stages import _bounds, _loop, _mixed
 from tunesmith.schedules.stages_report import _verdict
 from tunesmith.workflow import silent
 
@@ -79,14 +80,14 @@ def test_a_stages_tasks_are_drawn_at_their_rates_and_replay_beside_them():
         name: {"kind": "classification", "data": {"train": "x.csv"}, "weight": w} for name, w in (("a", 3), ("b", 1))
     }
     stage = stages(tasks=tasks).stages[1]
-    assert _rates(stage, {"two/a": 40, "two/b": 40}) == [0.75, 0.25]
+    assert drawing_rates(stage.tasks or {}, stage.mixing, [40, 40]) == [0.75, 0.25]
     order = _mixed([0.75, 0.25])([40, 40, 8])
     assert order.size == 88
     assert order.counts == [60, 20, 8]
     for part in tasks.values():
         del part["weight"]
     by_size = stages(tasks=tasks, mixing={"temperature": 2}).stages[1]
-    assert _rates(by_size, {"two/a": 100, "two/b": 400}) == pytest.approx([1 / 3, 2 / 3])
+    assert drawing_rates(by_size.tasks or {}, by_size.mixing, [100, 400]) == pytest.approx([1 / 3, 2 / 3])
 
 
 class Planned:
