@@ -7,7 +7,7 @@ TUNESMITH_TEST_DATA, by default shared/data beside the repository. Everything is
 
 - ``probe``: logistic regression (scikit-learn, at most 100 iterations) on MiniLM's vectors of 8 examples a label, the
   mean of 10 draws: the protocol of MTEB, whose published accuracy is 0.80042. A minute.
-- ``8``, ``32``: ``tunesmith run`` with the methods head, gradual, full and lora on MiniLM and the embedding candidate,
+- ``8``, ``32``: ``tunesmith run`` with the methods head, gradual and full on MiniLM and the embedding candidate,
   on three draws of so many examples a label, a tenth of them held out for validation. 20 and 60 minutes on two cores.
 - ``full``: the same on the whole training file, once. Two hours.
 
@@ -32,7 +32,7 @@ from environment import write_result
 
 PUBLISHED, TOLERANCE, DRAWS = 0.80042, 0.01, 10
 ENCODER = "minilm-l6"
-METHODS = ("head", "gradual", "full", "lora")
+METHODS = ("head", "gradual", "full")
 MARGIN = 0.01  # a difference below one point does not matter here
 Rows = list[tuple[str, str]]
 
@@ -129,7 +129,7 @@ def _methods(folder: Path, part: str, out: Path, draws: int, methods: Sequence[s
     result: dict[str, Any] = {"part": part, "draws": details}
     for name, values in means.items():
         result[name] = bootstrap_interval(values, rng=np.random.default_rng(0)).to_json()
-    for other in ("head", "full", "lora", "embedding"):
+    for other in ("head", "full", "embedding"):
         if {"gradual", other} <= means.keys():
             found = paired_bootstrap(means["gradual"], means[other], rng=np.random.default_rng(0))
             result[f"gradual - {other}"] = {k: round(float(v), 5) for k, v in found._asdict().items()}

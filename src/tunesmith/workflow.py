@@ -220,7 +220,7 @@ def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task,
     context = context_length(folder)
     learned = EncodeSettings(config.train.max_length or context, config.train.train_on, config.data.overlong)
     findings: list[Finding] = []
-    for name in interfaces:
+    for name in dict.fromkeys(interfaces.values()):
         tokenizer = load_tokenizer(folder, kind_of_model)
         items, found = OBJECTIVES[name].encode(task, tokenizer, parts["train"], learned)
         findings += found + OBJECTIVES[name].encode(task, tokenizer, parts["validation"], learned)[1]
@@ -232,11 +232,12 @@ def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task,
     rate = max(measure_sgemm(), SLOWEST_CORE * machine.usable_cores)
     prefix = OBJECTIVES[name].prefix(items)
     facts = gather_facts(counts, len(task.labels), items, prefix, folder, kind_of_model, machine, rate)
-    return choose_plan(config, facts, model_id(config.model or DEFAULT_MODEL), findings)
+    heads = [method for method, name in interfaces.items() if name == "head"]
+    return choose_plan(config, facts, model_id(config.model or DEFAULT_MODEL), findings, heads)
 
 
-def _interfaces(config: Config, task: Task, architecture: str) -> list[str]:
-    """How the model will be used: by each method, or by prompts alone.
+def _interfaces(config: Config, task: Task, architecture: str) -> dict[str, str]:
+    """How each method will use the model; what prompts alone would, under lora, where nothing is tuned.
 
     Raises:
         ConfigError: If a method does not fit the task on this model; all of them in one message.
@@ -245,19 +246,20 @@ def _interfaces(config: Config, task: Task, architecture: str) -> list[str]:
     from tunesmith.train.methods import METHODS
 
     kinds = [method.kind for method in config.method] if "tune" in config.candidates else ["lora"]
-    found, problems = [], []
+    found: dict[str, str] = {}
+    problems = []
     for kind in kinds:
         try:
-            found.append(task.interface(architecture, kind))
+            found[kind] = task.interface(architecture, kind)
             if METHODS[kind].four_bit:
                 require_bitsandbytes()
-                if found[-1] not in ("causal", "preference"):
+                if found[kind] not in ("causal", "preference"):
                     raise ConfigError("4-bit bases are for decoders that write text. Use method lora here.")
         except ConfigError as error:
             problems.append(f"method {kind}: {error}")
     if problems:
         raise ConfigError("\n".join(problems))
-    return list(dict.fromkeys(found))
+    return found
 
 
 def plan_in_words(plan: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 HeadLoss = Literal["cross_entropy", "binary", "squared"]
 
 C_GRID = tuple(float(c) for c in np.logspace(-2, 3, 11))  # inverse strength of the L2 penalty
+LOSS_NAMES = {"cross_entropy": "nll", "binary": "nll", "squared": "squared_error"}
 UNSEEN = -30.0  # bias of a label without an example: e^-30 of the others' probability
 
 
@@ -28,8 +29,8 @@ class LinearFit:
         weights: Shape (outputs, width).
         bias: Shape (outputs,).
         c: The chosen inverse strength of the penalty.
-        tried: For each C of the grid its ``score`` on the held-out vectors, higher is better, and their loss:
-            ``nll`` in nats, or ``squared_error``.
+        tried: For each C of the grid its ``score`` on the held-out vectors, higher is better, its standard error, and
+            their loss: ``nll`` in nats, or ``squared_error``.
     """
 
     weights: Floats
@@ -50,6 +51,7 @@ def fit_linear(
     held_out_targets: NDArray[Any],
     loss: HeadLoss,
     outputs: int,
+    simplest: bool = False,
 ) -> LinearFit:
     """Fit for each C of ``C_GRID`` and keep the best on held-out vectors (ties: lower loss, then smaller C).
 
@@ -74,7 +76,10 @@ def fit_linear(
     }
     fitted = [fits[loss](c) for c in C_GRID]
     tried = [_judge(held_out @ weights.T + bias, held_out_targets, loss) for weights, bias in fitted]
-    best = max(range(len(tried)), key=lambda i: (tried[i]["score"], -min(tried[i].values())))
+    best = max(range(len(tried)), key=lambda i: (tried[i]["score"], -tried[i][LOSS_NAMES[loss]]))
+    if simplest:
+        enough = tried[best]["score"] - tried[best]["stderr"]
+        best = next(i for i, found in enumerate(tried) if found["score"] >= enough)
     rows = tuple({"C": c, **found} for c, found in zip(C_GRID, tried, strict=True))
     return LinearFit(*fitted[best], C_GRID[best], rows)
 
@@ -92,15 +97,16 @@ def binary_losses(logits: NDArray[Any], targets: NDArray[Any]) -> Floats:
 
 
 def _judge(outputs: Floats, targets: NDArray[Any], loss: HeadLoss) -> dict[str, float]:
+    """Score, its standard error, and mean loss, over the held-out vectors."""
     if loss == "cross_entropy":
         places = targets[:, 0].astype(int)
-        nll = -float(log_softmax(outputs)[np.arange(len(places)), places].mean())
-        return {"score": float((outputs.argmax(1) == places).mean()), "nll": nll}
-    if loss == "binary":
-        nll = float(binary_losses(outputs, targets).mean())
-        return {"score": -nll, "nll": nll}
-    error = float(((outputs - targets) ** 2).mean())
-    return {"score": -error, "squared_error": error}
+        losses = -log_softmax(outputs)[np.arange(len(places)), places]
+        scores = (outputs.argmax(1) == places).astype(float)
+    else:
+        losses = (binary_losses(outputs, targets) if loss == "binary" else (outputs - targets) ** 2).mean(1)
+        scores = -losses
+    stderr = float(scores.std() / len(scores) ** 0.5)
+    return {"score": float(scores.mean()), "stderr": stderr, LOSS_NAMES[loss]: float(losses.mean())}
 
 
 def _logistic(vectors: NDArray[Any], places: NDArray[Any], c: float, outputs: int) -> tuple[Floats, Floats]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ GLOBAL_BATCH = 16  # below 32, where LoRA starts to lose to full fine-tuning (Sc
 DISCORDANCE = 0.15  # share of test items on which two candidates disagree, before it is known
 SCORED_TOKENS_QUICK = 26_000  # tokens of the quick forgetting tier
 ENCODER_SECONDS = 0.006  # per short text and core, MiniLM
+HEAD_STEPS, HEAD_EPOCHS = 2000, 20  # that a new head on a backbone that moves needs, and passes at most
+HEAD_SOURCE = "Mosbach et al. 2021, arXiv:2006.04884"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,10 @@ class Plan:
         }  # fmt: skip
 
 
-def choose_plan(config: Config, facts: Facts, model_name: str, findings: Sequence[Finding] = ()) -> Plan:
-    """Fill in what the config leaves open, and say what each candidate will cost.
+def choose_plan(
+    config: Config, facts: Facts, model_name: str, findings: Sequence[Finding] = (), heads: Collection[str] = ()
+) -> Plan:
+    """Fill in what the config leaves open, and say what each candidate will cost; ``heads``: methods with a new head.
 
     Raises:
         HardwareError: If a method needs more memory than the machine has; says what would fit.
@@ -89,7 +93,7 @@ def choose_plan(config: Config, facts: Facts, model_name: str, findings: Sequenc
                 f"the model's own; the longest example has {facts.longest_example}",
             )
         )
-    epochs = _epochs(config, facts, batch, choices)
+    epochs = _epochs(config, facts, batch, heads, choices)
     loop: dict[str, dict[str, Any]] = {}
     for method in config.method:
         rate, source = METHODS[method.kind].learning_rate(facts.model_type, facts.hidden_size)
@@ -115,7 +119,9 @@ def choose_plan(config: Config, facts: Facts, model_name: str, findings: Sequenc
     return Plan(facts, tuple(choices), tuple(candidates), loop, max_length, detectable, tuple(findings))
 
 
-def _epochs(config: Config, facts: Facts, batch: int, choices: list[Choice]) -> dict[str, float]:
+def _epochs(
+    config: Config, facts: Facts, batch: int, heads: Collection[str], choices: list[Choice]
+) -> dict[str, float]:
     """Passes of each method: enough for its wanted steps, at most its most epochs, and what the budget allows.
 
     Steps on features that are kept cost next to nothing, so no budget bounds them.
@@ -130,13 +136,18 @@ def _epochs(config: Config, facts: Facts, batch: int, choices: list[Choice]) -> 
     found: dict[str, float] = {}
     for kind in (m.kind for m in config.method):
         method = METHODS[kind]
-        epochs = min(method.most_epochs, max(1, math.ceil(method.wanted_steps / per_epoch)))
-        reason = f"{epochs * per_epoch} steps; {method.wanted_steps} or more are wanted; early stopping keeps the best"
+        wanted, most, source = method.wanted_steps, method.most_epochs, "Schulman 2025"
+        if method.start == "cached":
+            source = ""
+        elif kind in heads:
+            wanted, most, source = HEAD_STEPS, HEAD_EPOCHS, HEAD_SOURCE
+        epochs = min(most, max(1, math.ceil(wanted / per_epoch)))
+        reason = f"{epochs * per_epoch} steps; {wanted} or more are wanted; early stopping keeps the best"
         if fits < epochs and method.start != "cached":
             epochs, reason = int(fits), f"what fits into {config.budget.minutes:g} minutes, by estimate"
         found[kind] = float(epochs)
         name = "train.epochs" if len(config.method) == 1 else f"train.epochs ({kind})"
-        choices.append(Choice(name, epochs, reason, "Schulman 2025" if method.start == "new" else ""))
+        choices.append(Choice(name, epochs, reason, source))
     return found
 
 

@@ -61,3 +61,16 @@ def test_numbers_are_fitted_by_ridge_regression_whatever_their_unit(rng: np.rand
     scaled = fit_linear(vectors, 1000 * targets + 7, held_out, 1000 * held + 7, "squared", 1)
     assert scaled.c == fit.c
     np.testing.assert_allclose(scaled.outputs(held_out), 1000 * fit.outputs(held_out) + 7, rtol=1e-6)
+
+
+def test_the_simplest_fit_within_a_standard_error_of_the_best_may_be_asked_for(rng: np.random.Generator) -> None:
+    vectors, held_out = rng.normal(size=(600, 20)) / 20**0.5, rng.normal(size=(200, 20)) / 20**0.5
+    places, held = (v[:, :3].argmax(1)[:, None] for v in (vectors, held_out))
+    best, simple = (
+        fit_linear(vectors, places, held_out, held, "cross_entropy", 3, simplest=simplest) for simplest in (False, True)
+    )
+    row = next(t for t in best.tried if t["C"] == best.c)
+    hits = best.outputs(held_out).argmax(1) == held[:, 0]
+    assert row["stderr"] == pytest.approx(hits.std() / 200**0.5)
+    enough = [t["C"] for t in best.tried if t["score"] >= row["score"] - row["stderr"]]
+    assert simple.c == enough[0] < best.c

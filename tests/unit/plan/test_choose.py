@@ -60,6 +60,18 @@ def test_epochs_reach_the_wanted_steps_within_bounds(train: int, kind: str) -> N
     assert epochs == 1 or (epochs - 1) * per_epoch < wanted
 
 
+@pytest.mark.parametrize("kind", ["lora", "full", "gradual", "head"])
+@pytest.mark.parametrize("train", [20, 616, 2464, 10_003])
+def test_a_new_head_gets_more_passes_unless_its_features_are_kept(train: int, kind: str) -> None:
+    plan = choose_plan(config(method=kind), facts(train=train), "m", heads=[kind])
+    epochs, per_epoch = plan.loop[kind]["epochs"], -(-train // 16)
+    if kind == "head":
+        assert epochs == choose_plan(config(method=kind), facts(train=train), "m").loop[kind]["epochs"]
+    else:
+        assert epochs == 20 or 2000 <= epochs * per_epoch < 2000 + per_epoch
+        assert "Mosbach" in chosen(plan)["train.epochs"].source
+
+
 def test_each_method_has_epochs_of_its_own_and_cached_features_no_budget() -> None:
     plan = choose_plan(config(method=["lora", "head"], budget={"minutes": 0.1}), facts(train=400), "m")
     choices = chosen(plan)

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.config import Gradual
 from tunesmith.errors import ConfigError
-from tunesmith.train.methods.full import learning_rate as full_learning_rate
+from tunesmith.train.methods.lora import learning_rate as lora_learning_rate
 from tunesmith.train.methods.method import Attached, Method, Pace
 
 
@@ -74,9 +74,9 @@ def layer_depths(backbone: torch.nn.Module) -> dict[str, int]:
 
 
 def learning_rate(model_type: str, hidden_size: int) -> tuple[float, str]:
-    """That of full fine-tuning, for the head; layers below it learn at shares of it."""
-    rate, source = full_learning_rate(model_type, hidden_size)
-    return rate, f"as full: {source}"
+    """LoRA's, for the head, as with full; layers below it learn at shares of it, about full's rate in their midst."""
+    rate, source = lora_learning_rate(model_type, hidden_size)
+    return rate, f"as LoRA, for the head: {source}"
 
 
 GRADUAL = Method(

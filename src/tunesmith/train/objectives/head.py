@@ -189,7 +189,10 @@ def _fit_head(
     held_targets: NDArray[np.float64],
     loss: HeadLoss,
 ) -> None:
-    """Put the linear model that is best on held-out features into the head."""
+    """Put the simplest linear model that is as good as the best on held-out features into the head.
+
+    One that fits the training examples to the end, as the best often does, leaves the backbone nothing to learn from.
+    """
     length = model.head.in_features**0.5  # of a standardised vector, as a rule; the grid of penalties is for length 1
     scaled, held_scaled = (
         ((part - model.feature_shift) / model.feature_scale / length).double().cpu().numpy()
@@ -198,7 +201,7 @@ def _fit_head(
     if loss == "squared":
         shift, scale = model.target_shift.double().cpu().numpy(), model.target_scale.double().cpu().numpy()
         targets, held_targets = (targets - shift) / scale, (held_targets - shift) / scale
-    fit = fit_linear(scaled, targets, held_scaled, held_targets, loss, model.head.out_features)
+    fit = fit_linear(scaled, targets, held_scaled, held_targets, loss, model.head.out_features, simplest=True)
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(fit.weights / length))
         model.head.bias.copy_(torch.from_numpy(fit.bias))
