@@ -44,11 +44,13 @@ def main() -> None:
     rows = {part: _rows(folder / f"lcp_single_{part}.tsv") for part in ("train", "test")}
     frequency, source = _frequency()
     predicted = _by_frequency(rows["train"], rows["test"], frequency)
+    missed = []
     for part in chosen.parts.split(","):
         result = _run(part, rows, chosen.out, chosen.limit, predicted)
         write_result(f"complex-{part}", {**result, "frequencies": source})
-        if not result["reached"]:
-            sys.exit(f"{part}: no candidate beats the word's frequency: {result}")
+        missed += [] if result["reached"] else [part]
+    if missed:
+        sys.exit(f"no candidate beats the word's frequency: {', '.join(missed)}")
 
 
 def _rows(path: Path) -> list[tuple[str, str, float]]:

@@ -24,6 +24,7 @@ DISCORDANCE = 0.15  # share of test items on which two candidates disagree, befo
 SCORED_TOKENS_QUICK = 26_000  # tokens of the quick forgetting tier
 ENCODER_SECONDS = 0.006  # per short text and core, MiniLM
 HEAD_STEPS, HEAD_EPOCHS = 2000, 20  # that a new head on a backbone that moves needs, and passes at most
+FITTED_EPOCHS = 8  # passes at most where the head starts fitted: so many that the rate has fallen before early stopping
 HEAD_SOURCE = "Mosbach et al. 2021, arXiv:2006.04884"
 
 
@@ -140,7 +141,8 @@ def _epochs(
         if method.start == "cached":
             source = ""
         elif kind in heads:
-            wanted, most, source = HEAD_STEPS, HEAD_EPOCHS, HEAD_SOURCE
+            fitted = method.start == "fitted"
+            wanted, most, source = HEAD_STEPS, FITTED_EPOCHS if fitted else HEAD_EPOCHS, "" if fitted else HEAD_SOURCE
         epochs = min(most, max(1, math.ceil(wanted / per_epoch)))
         reason = f"{epochs * per_epoch} steps; {wanted} or more are wanted; early stopping keeps the best"
         if fits < epochs and method.start != "cached":

@@ -1,0 +1,55 @@
+"""Every project of examples/ runs to its report on a small slice of its own data, with its own models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from end_to_end.projects import call, read_strictly
+from tunesmith.config import read_any_config
+from tunesmith.hardware import detect
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PROJECTS = sorted(EXAMPLES.glob("*.yaml"))
+DATA = {"train_limit": 16, "validation_size": 6, "test_size": 6}
+TASK = {"max_new_tokens": 8}
+
+
+def sliced(path: Path) -> dict[str, Any]:
+    """The project file with small splits and short answers; one pass over the examples."""
+    project: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    places = [project, *project.get("tasks", {}).values(), *project.get("stages", [])]
+    for place in places:
+        if "data" in place:
+            place["data"] |= DATA
+            task = place.get("task", place)
+            if isinstance(task, dict) and "max_new_tokens" in task:
+                task |= TASK
+    project["train"] = project.get("train", {}) | {"epochs": 1}
+    return project | {"forgetting": "off"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PROJECTS, ids=lambda path: path.stem)
+def test_a_small_slice_runs_to_its_report(tmp_path: Path, path: Path) -> None:
+    torch.set_num_threads(detect().usable_cores)
+    if path.stem == "qlora":
+        pytest.importorskip("bitsandbytes", reason="needs the extra qlora")
+    for other in EXAMPLES.iterdir():
+        if other.suffix != ".yaml":
+            (tmp_path / other.name).symlink_to(other)
+    config = tmp_path / path.name
+    config.write_text(yaml.safe_dump(sliced(path), sort_keys=False), encoding="utf-8")
+    read_any_config(config)
+    result = call("run", config, "--out", tmp_path / "run", "-q")
+    assert result.code == 0, result.err
+    report = read_strictly(tmp_path / "run" / "report.json")
+    candidates = report["candidates"]
+    assert any(c["id"].partition("/")[0] in ("tune", "multi", "stage", "joint") for c in candidates)
+    assert [c for c in candidates if c["status"] != "ok"] == []
+    assert report["verdict"]
+    assert "<html" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
