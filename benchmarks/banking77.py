@@ -13,24 +13,20 @@ Takes about five minutes on two cores.
 from __future__ import annotations
 
 import csv
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from environment import write_result
+from environment import test_data, write_result
 
 POINT = 0.01
 ENCODER = "minilm-l6"
 
 
 def main() -> None:
-    repository = Path(__file__).resolve().parent.parent
-    folder = Path(os.environ.get("TUNESMITH_TEST_DATA") or repository.parent / "shared" / "data") / "banking77"
-    if not folder.is_dir():
-        sys.exit(f"{folder}: no such folder. Set TUNESMITH_TEST_DATA to the folder that holds banking77/.")
+    folder = test_data("banking77")
     train, test = _rows(folder / "train.csv"), _rows(folder / "test.csv")
     equal = {text.strip() for text, _ in train} & {text.strip() for text, _ in test}
     ours = _ours(folder)

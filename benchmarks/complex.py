@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import os
 import re
 import sys
 from collections import Counter
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from environment import write_result
+from environment import test_data, write_result
 
 METHODS = {"minilm-l6": ["head", "gradual"], "smollm2-135m-instruct": ["head"]}
 
@@ -36,11 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs") / "complex")
     parser.add_argument("--limit", type=int, help="training examples, for a trial")
     chosen = parser.parse_args()
-    repository = Path(__file__).resolve().parent.parent
-    folder = Path(os.environ.get("TUNESMITH_TEST_DATA") or repository.parent / "shared" / "data")
-    folder /= "complex_regression"
-    if not folder.is_dir():
-        sys.exit(f"{folder}: no such folder. Set TUNESMITH_TEST_DATA to the folder that holds complex_regression/.")
+    folder = test_data("complex_regression")
     rows = {part: _rows(folder / f"lcp_single_{part}.tsv") for part in ("train", "test")}
     frequency, source = _frequency()
     predicted = _by_frequency(rows["train"], rows["test"], frequency)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +13,15 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("tunesmith", "torch", "transformers", "peft", "scikit-learn", "numpy", "trl")
+
+
+def test_data(name: str) -> Path:
+    """The folder ``name`` of TUNESMITH_TEST_DATA, by default shared/data beside the repository; exits if absent."""
+    repository = Path(__file__).resolve().parent.parent
+    folder = Path(os.environ.get("TUNESMITH_TEST_DATA") or repository.parent / "shared" / "data") / name
+    if not folder.is_dir():
+        sys.exit(f"{folder}: no such folder. Set TUNESMITH_TEST_DATA to the folder that holds {name}/.")
+    return folder
 
 
 def environment() -> dict[str, Any]:

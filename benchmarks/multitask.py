@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from environment import write_result
+from environment import test_data, write_result
 
 TASKS = {
     "active_to_passive": "Write the sentence in passive form.",
@@ -43,11 +42,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=TEST)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     arguments = parser.parse_args()
-    repository = Path(__file__).resolve().parent.parent
-    shared = Path(os.environ.get("TUNESMITH_TEST_DATA") or repository.parent / "shared" / "data")
-    source = shared / "instruction_induction" / "induce"
-    if not source.is_dir():
-        sys.exit(f"{source}: no such folder. Set TUNESMITH_TEST_DATA to the folder that holds instruction_induction/.")
+    source = test_data("instruction_induction") / "induce"
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.run or Path(temporary)
         report = run(source, folder, arguments.tasks, arguments.train, arguments.test)

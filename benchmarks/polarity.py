@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from environment import write_result
+from environment import test_data, write_result
 
 METHODS = {"smollm2-135m-instruct": ["lora"], "minilm-l6": ["head", "gradual", "full"]}
 CANDIDATES = {"smollm2-135m-instruct": ["baseline", "prompt", "embedding", "tune"], "minilm-l6": ["tune"]}
@@ -35,12 +34,7 @@ def main() -> None:
     parser.add_argument("--parts", default=",".join(METHODS))
     parser.add_argument("--out", type=Path, default=Path("runs") / "polarity")
     chosen = parser.parse_args()
-    repository = Path(__file__).resolve().parent.parent
-    folder = Path(os.environ.get("TUNESMITH_TEST_DATA") or repository.parent / "shared" / "data")
-    source = folder / "nltk_sentence_polarity" / "sentence_polarity.zip"
-    if not source.is_file():
-        sys.exit(f"{source}: no such file. Set TUNESMITH_TEST_DATA to the folder that holds nltk_sentence_polarity/.")
-    file = _write(source, chosen.out)
+    file = _write(test_data("nltk_sentence_polarity") / "sentence_polarity.zip", chosen.out)
     result = _measure([_run(model, file, chosen) for model in chosen.parts.split(",")])
     write_result("polarity", {"train": chosen.train, "test": chosen.test, **result})
     if not result["reached"]:

@@ -19,7 +19,6 @@ import argparse
 import csv
 import gzip
 import json
-import os
 import random
 import shutil
 import sys
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from environment import write_result
+from environment import test_data, write_result
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODEL = "smollm2-135m-instruct"
@@ -50,12 +49,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.shares[0] != 0:
         parser.error("--shares: the first must be 0, what the others are compared with")
-    source = Path(os.environ.get("TUNESMITH_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
-    if not (source / "clinc150").is_dir():
-        sys.exit(f"{source}: no such data. Set TUNESMITH_TEST_DATA to the folder that holds clinc150/ and banking77/.")
     sizes = f"{arguments.per_label}-{arguments.tests[0]}-{arguments.tests[1]}-{arguments.epochs:g}"
     folder = REPOSITORY / "runs" / f"sequential-{sizes}"
-    write_data(source, folder / "data", arguments.per_label, arguments.tests)
+    write_data(folder / "data", arguments.per_label, arguments.tests)
     runs = {share: folder / f"replay-{share:g}" for share in arguments.shares}
     reports = {share: one(share, run, runs[0.0], folder / "data", arguments.epochs) for share, run in runs.items()}
     write_result("sequential", {
@@ -104,12 +100,12 @@ def recovered(first: Path, second: Path) -> dict[str, Any]:
     return {**found.to_json(), "reached": reached}
 
 
-def write_data(source: Path, folder: Path, per_label: int, tests: list[int]) -> None:
+def write_data(folder: Path, per_label: int, tests: list[int]) -> None:
     """Draw the examples of both data sets, the same every time."""
-    with gzip.open(source / "clinc150" / "data_full.json.gz", "rt", encoding="utf-8") as file:
+    with gzip.open(test_data("clinc150") / "data_full.json.gz", "rt", encoding="utf-8") as file:
         clinc = json.load(file)
     banking = {
-        part: [(row["text"].strip(), row["category"]) for row in read_csv(source / "banking77" / f"{part}.csv")]
+        part: [(row["text"].strip(), row["category"]) for row in read_csv(test_data("banking77") / f"{part}.csv")]
         for part in ("train", "test")
     }
     asked = {text.lower() for text, _ in banking["test"]}

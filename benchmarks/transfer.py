@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from environment import write_result
+from environment import test_data, write_result
 
 PUBLISHED, TOLERANCE, DRAWS = 0.80042, 0.01, 10
 ENCODER = "minilm-l6"
@@ -44,10 +43,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--methods", default=",".join(METHODS))
     chosen = parser.parse_args()
-    repository = Path(__file__).resolve().parent.parent
-    folder = Path(os.environ.get("TUNESMITH_TEST_DATA") or repository.parent / "shared" / "data") / "banking77"
-    if not folder.is_dir():
-        sys.exit(f"{folder}: no such folder. Set TUNESMITH_TEST_DATA to the folder that holds banking77/.")
+    folder = test_data("banking77")
     methods = chosen.methods.split(",")
     for part in chosen.parts.split(","):
         if part == "probe":
