@@ -32,6 +32,9 @@ GROUPS = (
     ("method, kind: gradual", "Gradual", "Short form: `method: gradual`."),
     ("train", "Train", "How training goes. What is left out is chosen by the plan, which says why."),
     ("budget", "Budget", "Bounds the epochs that the plan chooses; a `train.epochs` that you write stands."),
+    ("guardrails", "Guardrails", "The worst that a fine-tuned candidate may show and still be chosen; one beyond it is "
+     "excluded by name, one that was not measured is never called certain."),
+    ("prices", "Prices", "With them, the report says what each candidate costs in money."),
     ("tasks: several at once", "TaskPart", "Instead of `task` and `data`, a mapping of names to tasks, each with its "
      "own `data` beside its settings: `tasks: {mood: {kind: classification, data: {train: mood.csv}}, …}`."),
     ("mixing", "Mixing", "How often each task is drawn, where no weights are given."),
@@ -45,6 +48,7 @@ MEANINGS = {  # of the groups, whose fields have descriptions instead
     "tasks": "Several tasks for this stage, as in a mixture.",
     "mixing": "How often each of them is drawn.",
     "budget": "What the run may cost.",
+    "guardrails": "What excludes a fine-tuned candidate.",
 }
 CLOSING = """## In the shell
 

@@ -222,6 +222,27 @@ class Budget(Settings):
     )
 
 
+class Guardrails(Settings):
+    """The worst that a chosen fine-tuned candidate may show; ``off``: it need not even be measured."""
+
+    forgetting: Literal["none", "mild", "severe", "off"] = Field(
+        "mild", description="The worst forgetting of a choice; off: it need not be measured."
+    )
+    overfitting: Literal["none", "mild", "overfit", "off"] = Field(
+        "overfit", description="The worst overfitting of a choice; the weights kept are the best step's in any case."
+    )
+
+    @field_validator("forgetting", "overfitting", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
+
+class Prices(Settings):
+    machine_hour: float = Field(gt=0, description="What an hour of the machine costs, electricity and all.")
+    currency: str = Field("€", min_length=1, max_length=8, description="Its sign.")
+
+
 CandidateFamily = Literal["baseline", "boosting", "prompt", "embedding", "tune"]
 
 
@@ -245,6 +266,8 @@ class Common(Settings):
     margin: float | None = Field(
         None, ge=0, description="Smallest difference that matters, in the metric's unit; left out: the metric's own."
     )
+    guardrails: Guardrails = Guardrails()
+    prices: Prices | None = Field(None, description="Given, the report says what each candidate costs in money.")
     forgetting: Literal["quick", "off"] = Field("quick", description="Probe suites run on base and tuned model.")
 
     @field_validator("method", mode="before")

@@ -60,7 +60,7 @@ def recheck(folder: Path | str) -> Json:
         again = {name: measure(task, answers, config.seed) for name, answers in stored.items()}
         candidates = [c | again.get(c["id"], {}) for c in report["candidates"]]
         comparisons = compare_all(stored, task.metric, np.random.default_rng(config.seed))
-        contenders = [read_contender(c, task.metric) for c in candidates]
+        contenders = [read_contender(c, task.metric, config.guardrails.model_dump()) for c in candidates]
         verdict = choose(contenders, comparisons, metric=task.metric, margin=config.margin)
         reported = {c["id"]: c for c in report["candidates"]}
         pairs = [

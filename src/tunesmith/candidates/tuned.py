@@ -134,7 +134,7 @@ class Tuned:
             attached.trainable_parameters,
             result.seconds,
             result.tokens,
-            self._details(settings, result),
+            {**self._details(settings, result), "loss_unit": OBJECTIVES[kind].loss_unit},
             measured,
         )
 

@@ -36,10 +36,13 @@ def describe(plan: dict[str, Any]) -> str:
     """The plan as text for a terminal."""
     facts, data, effect = plan["facts"], plan["data"], plan["minimum_detectable_effect"]
     labels = f", {facts['labels']} labels" if facts["labels"] else ""
+    # one target may be a token, a label of a head, or the better of two answers
+    learned = facts["supervised_per_example"]
+    each = "one target each" if learned == 1 else f"{learned:.0f} of them learned"
     lines = [
         f"data      {data['train']:,} train, {data['validation']:,} validation, {data['test']:,} test{labels}",
-        f"          {facts['tokens_per_example']:.0f} tokens per example, {facts['supervised_per_example']:.0f} of "
-        f"them learned, {facts['prefix_tokens']} shared by all; the longest has {facts['longest_example']:,}",
+        f"          {facts['tokens_per_example']:.0f} tokens per example, {each}, {facts['prefix_tokens']} shared by "
+        f"all; the longest has {facts['longest_example']:,}",
         *(f"          {finding['severity']}: {finding['message']}" for finding in data["findings"]),
         f"model     {facts['model']}: {facts['parameters'] / 1e6:,.0f} M parameters, {facts['layers']} layers, "
         f"{facts['context_length']:,} tokens of context",

@@ -44,14 +44,14 @@ from tunesmith.records import Interval, Prediction
 LEVEL = 0.05  # two-sided level of a test, after Holm's adjustment
 PRACTICAL_ITEMS = 100_000  # more test examples than this nobody labels
 COSTED_PREDICTIONS = 10_000  # their time is added to training time when candidates are ordered by cost
-# How the ids of fine-tuned candidates begin: alone, with other tasks, after a stage, on all stages at once.
-TUNED = ("tune/", "multi/", "after/", "joint/")
-# What a fine-tuned candidate must have been measured on: (verdicts that pass, verdicts that exclude it).
-# Overfitting excludes nothing: the weights kept are the best step's, and the test examples have judged them.
-GUARDRAILS = {
-    "overfitting": (("none", "mild", "overfit"), ()),
-    "forgetting": (("none", "mild"), ("severe", "failed")),
-}
+# How the ids of fine-tuned candidates begin: alone, with retrieved context, encoders, with other tasks, after a stage,
+# on all stages at once.
+TUNED = ("tune/", "tune+rag/", "setfit/", "multi/", "after/", "joint/")
+# What a fine-tuned candidate must have been measured on, and what it can show, the worst last.
+GUARDRAILS = {"overfitting": ("none", "mild", "overfit"), "forgetting": ("none", "mild", "severe")}
+# The worst that a choice may show. Overfitting excludes nothing: the weights kept are the best step's, and the test
+# examples have judged them.
+LIMITS = {"overfitting": "overfit", "forgetting": "mild"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +249,13 @@ def compare_all(
 
 
 # ── the verdict ──────────────────────────────────────────────────────────────────────────────────────────
-def read_contender(evaluation: Mapping[str, Any], metric: str) -> Contender:
+def read_contender(evaluation: Mapping[str, Any], metric: str, limits: Mapping[str, str] = LIMITS) -> Contender:
     """What the verdict needs of a candidate's ``evaluation.json``.
 
     A candidate that failed or lacks the metric is vetoed. A fine-tuned one (``TUNED``) is vetoed when a
-    guardrail's verdict is harmful; a guardrail that was not run, or says a word unknown here, is unmeasured
-    and never counts as passed. Forgetting that is ``not_applicable``, because the model writes no text, passes.
+    guardrail's verdict is worse than its limit; a guardrail that was not run, or says a word unknown here, is
+    unmeasured and never counts as passed. Forgetting that is ``not_applicable``, because the model writes no text,
+    passes. ``limits`` are the worst verdict allowed of each guardrail; ``off`` asks nothing of it.
     """
     name = str(evaluation["id"])
     value = evaluation.get("metrics", {}).get(metric, {}).get("value")
@@ -266,15 +267,15 @@ def read_contender(evaluation: Mapping[str, Any], metric: str) -> Contender:
     elif value is None:
         vetoes.append(f"its {metric_words(metric)} was not measured")
     if name.startswith(TUNED):
-        for guardrail, (passing, harmful) in GUARDRAILS.items():
-            part = evaluation.get(guardrail) or {}
-            if guardrail == "forgetting" and part.get("status") == "not_applicable":
-                continue  # the model writes no text, so there is none to get worse
+        for guardrail, severities in GUARDRAILS.items():
+            part, limit = evaluation.get(guardrail) or {}, limits[guardrail]
+            if limit == "off" or (guardrail == "forgetting" and part.get("status") == "not_applicable"):
+                continue  # not asked; or the model writes no text, so there is none to get worse
             said = None if part.get("status") == "not_run" else part.get("verdict")
-            if said in harmful:
-                vetoes.append(f"its {guardrail} is {said}")
-            elif said not in passing:
+            if said not in severities:
                 unmeasured.append(guardrail)
+            elif severities.index(said) > severities.index(limit):
+                vetoes.append(f"its {guardrail} is {said}")
             elif said == "overfit":
                 cautions.append(f"training of {name} went on past its best step, whose weights were kept")
     cost = candidate_cost(evaluation.get("train_seconds"), evaluation.get("seconds_per_example"))

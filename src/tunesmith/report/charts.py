@@ -111,7 +111,7 @@ def loss_chart(
     """Training and validation loss by step, with the step whose weights were kept.
 
     Args:
-        train: (step, loss in nats per token), in order.
+        train: (step, loss), in order.
         validation: The same for the validation examples.
         best_step: Step to mark, or None.
         title: What a screen reader says.

@@ -26,11 +26,12 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Losses of one training run by step, in nats per token."""
+    """Losses of one training run by step; ``unit`` says what they are, as in 'loss in nats per token'."""
 
     train: tuple[tuple[float, float], ...]
     validation: tuple[tuple[float, float], ...]
     best_step: float | None
+    unit: str = "in nats per token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,9 @@ def render_html(report: Json, evidence: Evidence) -> str:
         zero_shot=any(row["id"] == "prompt/zero-shot" for row in rows),
         candidates_chart=Markup(charts.candidates_chart(drawn, metric)) if drawn else "",
         cost_chart=Markup(charts.cost_chart(drawn, f"{metric} against cost")) if drawn else "",
+        priced=bool(report["settings"].get("prices")),
+        prompts=[row for row in rows if (row["candidate"].get("details") or {}).get("prompt")],
+        units={name: curve.unit for name, curve in evidence.curves.items()},
         loss_charts={name: Markup(chart) for name, chart in loss.items() if chart},
         confusion_chart=Markup(charts.confusion_chart(matrix, labels, "Confusion matrix")) if few else "",
         confused=findings.confused_pairs(matrix, labels, PAIRS_SHOWN) if labels and not few else (),
@@ -123,7 +127,7 @@ def render_page(template: str, filters: Mapping[str, Callable[[Any], str]], **va
     )  # fmt: skip
     environment.filters |= {
         "seconds": seconds, "memory": memory, "count": count, "short": short_count,
-        "score": score, "text": plain, **filters,
+        "score": score, "text": plain, "money": money, **filters,
     }  # fmt: skip
     page: str = environment.get_template(template).render(
         style=Markup(style), style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(), **values
@@ -212,6 +216,14 @@ def short_count(value: float) -> str:
     """A number of things in thousands, millions or billions."""
     unit, size = next(((u, s) for u, s in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if value >= s), ("", 1.0))
     return f"{value / size:.3g} {unit}".strip()
+
+
+def money(cost: Json) -> str:
+    """What a candidate's ``cost`` says of money, two digits of it at least."""
+    value = cost.get("money")
+    if value is None:
+        return "–"
+    return f"{value:,.2f} {cost['currency']}" if value >= 0.1 else f"{value:.2g} {cost['currency']}"
 
 
 def score(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import numpy as np
 
 from tunesmith.config import FORMAT_VERSION
 from tunesmith.errors import RunError
-from tunesmith.evaluate.compare import choose, compare_all, read_contender
+from tunesmith.evaluate.compare import COSTED_PREDICTIONS, LIMITS, candidate_cost, choose, compare_all, read_contender
 from tunesmith.evaluate.metrics import METRICS, PERCENT, SHARE, item_scores
 from tunesmith.measures.metrics import confusion_matrix
 from tunesmith.measures.uncertainty import minimum_detectable_effect
@@ -19,6 +20,7 @@ from tunesmith.records import Example, Prediction
 from tunesmith.report.card import model_card
 from tunesmith.report.findings import is_tuned
 from tunesmith.report.html import Answer, Curve, Evidence, render_html
+from tunesmith.report.prior import prior
 from tunesmith.run import Run, read_examples, read_json, read_predictions, write_atomic, write_json
 
 ANSWERS_SHOWN = 6  # examples per heading
@@ -57,8 +59,10 @@ def write_report(run: Run) -> Json:
     for candidate in candidates:
         if candidate["status"] == "ok" and candidate["id"] not in predictions:
             candidate |= {"status": "not_run", "reason": "it has no stored predictions"}
+    for candidate in candidates:
+        candidate["cost"] = _cost(candidate, config.get("prices"))
     comparisons = compare_all(predictions, task["metric"], np.random.default_rng(config.get("seed", 0)))
-    contenders = [read_contender(c, task["metric"]) for c in candidates]
+    contenders = [read_contender(c, task["metric"], LIMITS | config.get("guardrails", {})) for c in candidates]
     verdict = choose(contenders, comparisons, metric=task["metric"], margin=margin)
     splits = data["splits"]
     report: Json = {
@@ -81,6 +85,12 @@ def write_report(run: Run) -> Json:
         "verdict": verdict.to_json(),
         "test_looks": run.test_looks(),
         "minimum_detectable_effect": _planned_effect(plan, splits["test"]["count"], task["metric"]),
+        "prior": prior(
+            task["kind"],
+            splits["train"]["count"],
+            len(data.get("task_labels") or ()),
+            documents=bool((config.get("rag") or {}).get("documents")),
+        ),
         "plan": {"choices": plan.get("choices", []), "candidates": plan.get("candidates", [])},
         "settings": config,
         "command": settings.get("command"),
@@ -130,6 +140,17 @@ def _complete(evaluation: Json) -> Json:
         if not complete.get(part):
             complete[part] = {"status": "not_run", "reason": reason}
     return complete
+
+
+def _cost(candidate: Json, prices: Json | None) -> Json:
+    """Time, and money where an hour has a price, to train once and answer 10,000 times."""
+    seconds = candidate_cost(candidate["train_seconds"], candidate["seconds_per_example"])
+    if not math.isfinite(seconds):
+        return {"status": "not_run", "reason": "its time per answer was not measured"}
+    money = {} if prices is None else {
+        "money": seconds / 3600 * prices["machine_hour"], "currency": prices["currency"],
+    }  # fmt: skip
+    return {"seconds": seconds, "predictions": COSTED_PREDICTIONS, **money}
 
 
 def _read_predictions(run: Run, candidate: str) -> list[Prediction]:
@@ -194,7 +215,8 @@ def _read_curve(path: Path, candidate: Json) -> Curve | None:
             break  # a kill may have cut the last line short
     train = tuple((r["step"], r["loss"]) for r in rows if r.get("loss") is not None)
     validation = tuple((r["step"], r["validation_loss"]) for r in rows if r.get("validation_loss") is not None)
-    return Curve(train, validation, (candidate["overfitting"] or {}).get("best_step"))
+    unit = (candidate.get("details") or {}).get("loss_unit", "in nats per token")
+    return Curve(train, validation, (candidate["overfitting"] or {}).get("best_step"), unit)
 
 
 def _answers(

@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tunesmith.config import Guardrails
 from tunesmith.errors import EvaluationError
 from tunesmith.evaluate.compare import (
+    LIMITS,
     Comparison,
     Contender,
     candidate_cost,
@@ -311,6 +313,25 @@ def test_a_candidate_with_all_guardrails_measured_has_nothing_against_it():
 def test_what_excludes_a_candidate_and_what_is_unknown(change, vetoes, unmeasured):
     read = read_contender(TUNED | change, "accuracy")
     assert (len(read.vetoes), len(read.unmeasured)) == (vetoes, unmeasured)
+
+
+@pytest.mark.parametrize(
+    ("limits", "measured", "vetoes", "unmeasured"),
+    [
+        ({"forgetting": "none"}, {"forgetting": {"verdict": "mild"}}, ("its forgetting is mild",), ()),
+        ({"forgetting": "severe"}, {"forgetting": {"verdict": "severe"}}, (), ()),
+        ({"forgetting": "off"}, {"forgetting": {"status": "not_run", "reason": "off"}}, (), ()),
+        ({"overfitting": "mild"}, {"overfitting": {"verdict": "overfit"}}, ("its overfitting is overfit",), ()),
+        ({"overfitting": "none"}, {"overfitting": None}, (), ("overfitting",)),
+    ],
+)
+def test_the_user_sets_the_worst_that_a_choice_may_show(limits, measured, vetoes, unmeasured):
+    read = read_contender(TUNED | measured, "accuracy", LIMITS | limits)
+    assert (read.vetoes, read.unmeasured) == (vetoes, unmeasured)
+
+
+def test_the_limits_that_hold_without_a_setting_are_those_of_the_config():
+    assert Guardrails().model_dump() == LIMITS
 
 
 def test_overfitting_is_a_caution_since_the_test_examples_have_judged_it():

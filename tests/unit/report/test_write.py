@@ -45,6 +45,54 @@ def test_report_json_keeps_the_contract(finished):
     assert report["test_looks"] == 1
 
 
+def with_config(run, **changes):
+    settings = yaml.safe_load(run.settings_file.read_text())
+    settings["config"] |= changes
+    run.settings_file.write_text(yaml.safe_dump(settings))
+
+
+def test_cost_is_the_time_to_train_and_answer_and_money_where_an_hour_has_a_price(finished, tmp_path):
+    _, without = finished
+    for candidate in without["candidates"]:
+        seconds = candidate["train_seconds"] + 10_000 * candidate["seconds_per_example"]
+        assert candidate["cost"] == {"seconds": pytest.approx(seconds), "predictions": 10_000}
+    run = build_run(tmp_path / "priced", test=300)
+    with_config(run, prices={"machine_hour": 0.9, "currency": "CHF"})
+    lora = next(c for c in write_report(run)["candidates"] if c["id"] == LORA)
+    assert lora["cost"]["money"] == pytest.approx(0.9 * lora["cost"]["seconds"] / 3600)
+    page = run.html_file.read_text()
+    assert "0.9 CHF an hour" in page
+    assert re.search(r"[\d.]+ CHF</td>", page)
+    assert "an hour." not in finished[0].html_file.read_text()
+
+
+def test_a_guardrail_of_the_user_excludes_by_name(tmp_path):
+    run = build_run(tmp_path / "strict", test=300)
+    with_config(run, guardrails={"forgetting": "none", "overfitting": "off"})
+    forgot = next(c for c in write_report(run)["candidates"] if (c["forgetting"] or {}).get("verdict") == "mild")
+    assert f"{forgot['id']} is excluded: its forgetting is mild" in write_report(run)["verdict"]["reason"]
+
+
+def test_the_page_shows_prompt_rule_of_thumb_and_what_losses_are_in(finished, tmp_path):
+    run = build_run(tmp_path / "shown", test=300)
+    for name, more in {
+        "prompt/zero-shot": {"details": {"prompt": [{"role": "system", "content": "Sort <this>."}]}},
+        LORA: {
+            "details": {"loss_unit": "in nats per pair"},
+            "reward_margin": {"value": 0.21, "low": 0.1, "high": 0.32, "n": 60},
+            "reward_accuracy": {"value": 0.7, "low": 0.6, "high": 0.8, "n": 60},
+        },
+    }.items():
+        file = run.candidate(name) / "evaluation.json"
+        write_json(file, read_json(file) | more)
+    report, page = write_report(run), run.html_file.read_text()
+    assert "<pre>system: Sort &lt;this&gt;.\n</pre>" in page
+    assert "Loss in nats per pair by step" in page
+    assert "0.210 nats (95 % interval 0.100 to 0.320, 60 pairs); above 0 for 70 % of them" in page
+    assert f"A rule of thumb, not a result: {report['prior']['favours']}" in page
+    assert "Reward margin" not in finished[0].html_file.read_text()
+
+
 def test_what_was_not_measured_says_so_and_why(finished):
     _, report = finished
     by_id = {c["id"]: c for c in report["candidates"]}

@@ -207,4 +207,4 @@ def _fit_head(
         model.head.bias.copy_(torch.from_numpy(fit.bias))
 
 
-HEAD = Interface(encode, build, lambda items: 0, prepare=prepare)
+HEAD = Interface(encode, build, lambda items: 0, prepare=prepare, loss_unit="per example")

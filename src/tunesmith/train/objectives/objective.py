@@ -77,6 +77,7 @@ class Interface:
             for the report; None: nothing.
         prepare: (model with what a method attached, items by part, validation items by part, micro-batch tokens, how
             a head starts) → the same to train with; None: they are taken as they are.
+        loss_unit: what losses are in, as in "loss … by step".
     """
 
     encode: Encode
@@ -84,3 +85,4 @@ class Interface:
     prefix: Callable[[Sequence[Any]], int]
     measured: Callable[[Any, Any, Sequence[Any], np.random.Generator], dict[str, Any]] | None = None
     prepare: Prepare | None = None
+    loss_unit: str = "in nats per token"

@@ -272,4 +272,4 @@ def measured(objective: Dpo, model: Any, items: Sequence[Pair], rng: np.random.G
     }
 
 
-PREFERENCE = Interface(encode, build, shared_prefix, measured=measured)
+PREFERENCE = Interface(encode, build, shared_prefix, measured=measured, loss_unit="in nats per pair")
