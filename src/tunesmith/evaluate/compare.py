@@ -248,6 +248,14 @@ def compare_all(
     return [replace(c, adjusted_p_value=p) for c, p in zip(found, adjusted, strict=True)]
 
 
+def standing(comparison: Mapping[str, Any]) -> Literal["better", "worse", "even"]:
+    """Where a stored comparison puts a against b; ``even``: neither is shown to be better."""
+    low, high = comparison["low"], comparison["high"]
+    if comparison["adjusted_p_value"] >= LEVEL or low <= 0 <= high:
+        return "even"
+    return "better" if gain(comparison["difference"], low, high, comparison["metric"])[1] > 0 else "worse"
+
+
 # ── the verdict ──────────────────────────────────────────────────────────────────────────────────────────
 def read_contender(evaluation: Mapping[str, Any], metric: str, limits: Mapping[str, str] = LIMITS) -> Contender:
     """What the verdict needs of a candidate's ``evaluation.json``.

@@ -7,7 +7,6 @@ more, ``multi/<model>/<method>``, judged like the others.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,7 @@ from tunesmith.candidates.candidate import Listener, model_id
 from tunesmith.candidates.tuned import Part, Tuned, one_interface
 from tunesmith.config import FORMAT_VERSION, Config, Mixing, Mixture, TaskPart
 from tunesmith.errors import ConfigError, RunError, TunesmithError
-from tunesmith.evaluate.compare import Comparison, compare
-from tunesmith.evaluate.metrics import METRICS
+from tunesmith.evaluate.compare import Comparison, compare, standing
 from tunesmith.hardware import peak_memory_bytes, reset_peak_memory
 from tunesmith.measures.gradients import cosine_matrix
 from tunesmith.measures.mixing import mixing_weights, normalized_weights
@@ -30,7 +28,7 @@ from tunesmith.report.mixture import write_mixture_page
 from tunesmith.report.write import write_report
 from tunesmith.run import Run, read_examples, read_json, read_predictions, write_json, write_predictions
 from tunesmith.tasks import Task
-from tunesmith.train.batches import Mixed, steps_in
+from tunesmith.train.batches import Mixed
 from tunesmith.workflow import (
     NOT_MEASURED,
     evaluate_candidate,
@@ -179,7 +177,7 @@ def _evaluate_together(
     rates = mixture_rates(config, sizes)
     one = task_configs(config)[parts[0].name]
     planned = plans[parts[0].name]
-    loop = {method: _loop(config, plans, method, sum(sizes.values()))}
+    loop = {method: joint_loop(list(plans.values()), method)}
     context = Context(one, parts[0].task, config.model or DEFAULT_MODEL, loop, planned["max_length"], listener)
     folder = directory.candidate(candidate_id)
     tuned = Tuned(context, candidate_id, folder)
@@ -212,20 +210,16 @@ def _evaluate_together(
         write_json(run.candidate(candidate_id) / "evaluation.json", entry)
 
 
-def _loop(config: Mixture, plans: Mapping[str, Json], method: str, items: int) -> Json:
-    """The loop's settings for all tasks: the first task's, and as many epochs as its steps alone would be on average.
+def joint_loop(plans: Sequence[Json], method: str) -> Json:
+    """The loop's settings for several tasks at once: the first one's, with the passes that they get alone on average.
 
-    A task's number of passes over its own examples is then about what it is alone, at rates by size.
+    The mean is weighted by the tasks' sizes, and whole where they differ.
     """
-    loops = [plan["loop"][method] for plan in plans.values()]
-    steps = sum(
-        steps_in(plan["facts"]["train"], loop["epochs"], loop["global_batch_size"])
-        for plan, loop in zip(plans.values(), loops, strict=True)
-    )
-    if config.train.epochs is not None:
-        return dict(loops[0])
-    per_epoch = math.ceil(items / loops[0]["global_batch_size"])
-    return {**loops[0], "epochs": float(max(1, round(steps / per_epoch)))}
+    loops = [plan["loop"].get(method) or next(iter(plan["loop"].values())) for plan in plans]
+    sizes = [plan["facts"]["train"] for plan in plans]
+    passes = [loop["epochs"] for loop in loops]
+    mean = sum(n * epochs for n, epochs in zip(sizes, passes, strict=True)) / sum(sizes)
+    return {**loops[0], "epochs": passes[0] if len(set(passes)) == 1 else float(max(1, round(mean)))}
 
 
 def _gradient_cosines(attached: Attached, objective: Objective, items: Mapping[str, Sequence[Item]], seed: int) -> Json:
@@ -310,9 +304,7 @@ def _verdict(results: Mapping[str, Json]) -> Json:
         if not against:
             missing.append(name)
         for c in against:
-            shown = c["adjusted_p_value"] < 0.05 and c["low"] * c["high"] > 0
-            gained = (c["difference"] > 0) == METRICS[c["metric"]].higher_is_better
-            (even if not shown else better if gained else worse).append(name)
+            {"better": better, "worse": worse, "even": even}[standing(c)].append(name)
     sentences = []
     for names, what in ((better, "better"), (worse, "worse"), (even, "neither shown better nor worse")):
         if names:

@@ -25,7 +25,7 @@ from tunesmith.plan.choose import DEFAULT_MODEL
 from tunesmith.records import Example, Finding
 from tunesmith.report.write import write_report
 from tunesmith.run import Run, read_examples, read_json, write_examples, write_json, write_predictions
-from tunesmith.schedules.mixture import drawing_rates
+from tunesmith.schedules.mixture import drawing_rates, joint_loop
 from tunesmith.schedules.places import (
     BASE,
     Place,
@@ -233,7 +233,9 @@ class _Sequence:
         """Train and save; returns what the report says of it."""
         kind, (length, overlong) = own[0].config.method[0].kind, bounds
         one = own[0].config.model_copy(update={"data": own[0].config.data.model_copy(update={"overlong": overlong})})
-        context = Context(one, own[0].task, model, {kind: _loop(own, kind)}, length, self.listener)
+        context = Context(
+            one, own[0].task, model, {kind: joint_loop([place.plan for place in own], kind)}, length, self.listener
+        )
         reset_peak_memory()
         folder = self.directory.candidate(candidate_id)
         fit = Tuned(context, candidate_id, folder).fit_parts(parts, order, adapter)
@@ -311,14 +313,6 @@ def _mixed(rates: Sequence[float]) -> Callable[[Sequence[int]], Mixed]:
         return Mixed(tuple(counts), tuple(shares), sum(counts))
 
     return order
-
-
-def _loop(places: Sequence[Place], kind: str) -> Json:
-    """The loop's settings for several tasks at once: the first one's, with the epochs they have on average."""
-    loops = [place.plan["loop"].get(kind) or next(iter(place.plan["loop"].values())) for place in places]
-    sizes = [place.plan["facts"]["train"] for place in places]
-    epochs = sum(n * loop["epochs"] for n, loop in zip(sizes, loops, strict=True)) / sum(sizes)
-    return {**loops[0], "epochs": epochs if len(places) == 1 else float(max(1, round(epochs)))}
 
 
 __all__ = ["run_stages", "stage_answers", "task_configs"]

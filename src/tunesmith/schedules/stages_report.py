@@ -11,7 +11,7 @@ import numpy as np
 
 from tunesmith.config import FORMAT_VERSION, Stages, parse_any_config
 from tunesmith.errors import ConfigError
-from tunesmith.evaluate.compare import compare
+from tunesmith.evaluate.compare import compare, standing
 from tunesmith.evaluate.metrics import METRICS, bare_difference, difference_in_words
 from tunesmith.evaluate.retention import TaskAnswers, retention
 from tunesmith.measures.uncertainty import holm
@@ -31,7 +31,6 @@ from tunesmith.schedules.places import (
 )
 from tunesmith.workflow import is_evaluated
 
-LEVEL = 0.05  # of the adjusted p-values below which a difference counts as shown
 Json = dict[str, Any]
 
 
@@ -226,9 +225,7 @@ def _verdict(held: Json, joint: Json | None) -> Json:
         sentence += f" Training on all stages at once gave nothing to compare with: {joint['reason']}"
     else:
         for name, c in joint["differences"].items():
-            clear = c["adjusted_p_value"] < LEVEL and c["low"] * c["high"] > 0
-            gained = (c["difference"] > 0) == METRICS[c["metric"]].higher_is_better
-            against[("better" if gained else "worse") if clear else "even"].append(name)
+            against[standing(c)].append(name)
         said = [f"{what} on {', '.join(names)}" for what, names in against.items() if names and what != "even"]
         if against["even"]:
             said.append(f"not shown to differ on {', '.join(against['even'])}")

@@ -8,9 +8,9 @@ from tunesmith.data.render import Renderer
 from tunesmith.model.load import load_model
 from tunesmith.records import Example
 from tunesmith.report.stages import SHADES, render_stages
-from tunesmith.schedules.mixture import drawing_rates
+from tunesmith.schedules.mixture import drawing_rates, joint_loop
 from tunesmith.schedules.replay import draw_examples, even_shares, write_texts
-from tunesmith.schedules.stages import _bounds, _loop, _mixed
+from tunesmith.schedules.stages import _bounds, _mixed
 from tunesmith.schedules.stages_report import _verdict
 from tunesmith.workflow import silent
 
@@ -105,8 +105,9 @@ class Planned:
 
 
 def test_settings_of_several_tasks_at_once():
-    assert _loop([Planned(100, 1.5)], "lora") == {"epochs": 1.5, "seed": 0}
-    assert _loop([Planned(300, 1), Planned(100, 4)], "lora")["epochs"] == 2.0
+    assert joint_loop([Planned(100, 1.5).plan], "lora") == {"epochs": 1.5, "seed": 0}
+    assert joint_loop([Planned(300, 1).plan, Planned(100, 4).plan], "lora")["epochs"] == 2.0
+    assert joint_loop([Planned(300, 0.5).plan, Planned(100, 0.5).plan], "lora")["epochs"] == 0.5
     assert _bounds([Planned(1, 1), Planned(1, 1, 128, "drop")]) == (128, "drop")
     assert _bounds([Planned(1, 1)]) == (64, "refuse")
 
