@@ -1,0 +1,94 @@
+"""What a model tells of its training data: membership, exposure of a planted secret, verbatim continuation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tunesmith.records import Interval
+
+_Z = NormalDist().inv_cdf(0.975)
+
+
+def exposure(rank: int, candidates: int) -> float:
+    """Bits by which a secret stands out among equally likely ones: log2 |R| − log2 rank.
+
+    Args:
+        rank: Place of the secret when all candidates are sorted by loss, from 1.
+        candidates: How many there are, |R|.
+
+    Raises:
+        ValueError: If the rank is not among the candidates.
+
+    Source:
+        Carlini et al. 2019, "The secret sharer", arXiv:1802.08232, section 4.
+
+    Example:
+        >>> round(exposure(1, 1_000_000), 2), round(exposure(1000, 1_000_000), 2)
+        (19.93, 9.97)
+    """
+    if not 1 <= rank <= candidates:
+        raise ValueError(f"rank {rank} is not from 1 to {candidates}")
+    return math.log2(candidates) - math.log2(rank)
+
+
+def membership_auc(members: ArrayLike, others: ArrayLike) -> Interval:
+    """Chance that a training example scores above one that was not trained, ties counting half.
+
+    Args:
+        members: Scores of training examples, higher meaning "was trained"; shape (n,).
+        others: Scores of examples drawn alike but not trained; shape (m,).
+
+    Returns:
+        The area under the ROC curve with its 95 % interval (DeLong); ``n`` is n + m.
+
+    Raises:
+        ValueError: If either has fewer than two scores.
+
+    Source:
+        DeLong et al. 1988, Biometrics 44, 837–845.
+    """
+    a, b = np.asarray(members, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    if min(a.size, b.size) < 2:
+        raise ValueError(f"expected at least two scores on each side, got {a.size} and {b.size}")
+    wins = (a[:, None] > b[None, :]) + 0.5 * (a[:, None] == b[None, :])
+    by_member, by_other = wins.mean(axis=1), wins.mean(axis=0)
+    area = float(wins.mean())
+    error = math.sqrt(by_member.var(ddof=1) / a.size + by_other.var(ddof=1) / b.size)
+    return Interval(area, max(0.0, area - _Z * error), min(1.0, area + _Z * error), a.size + b.size)
+
+
+def true_positive_rate(members: ArrayLike, others: ArrayLike, false_positive_rate: float) -> float:
+    """Share of training examples recognised when at most so many others are taken for one, 0 to 1.
+
+    The threshold is the lowest of the others' scores that keeps the false positives within the rate.
+
+    Source:
+        Carlini et al. 2022, "Membership inference attacks from first principles", arXiv:2112.03570, section 3.
+    """
+    a, b = np.asarray(members, dtype=np.float64), np.sort(np.asarray(others, dtype=np.float64))[::-1]
+    allowed = math.floor(false_positive_rate * b.size + 1e-9)
+    threshold = -math.inf if allowed >= b.size else b[allowed]
+    return float((a > threshold).mean())
+
+
+def longest_match(text: Sequence[object], source: Sequence[object]) -> int:
+    """Length of the longest run of items that stands in both, in items.
+
+    Example:
+        >>> longest_match("the cat sat".split(), "a cat sat down".split())
+        2
+    """
+    best, before = 0, [0] * (len(source) + 1)
+    for item in text:
+        row = [0] * (len(source) + 1)
+        for j, other in enumerate(source):
+            if item == other:
+                row[j + 1] = before[j] + 1
+                best = max(best, row[j + 1])
+        before = row
+    return best

@@ -1,0 +1,50 @@
+"""Memorisation: golden values, scikit-learn as the oracle, and intervals that hold what they should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from tunesmith.measures.memorization import exposure, longest_match, membership_auc, true_positive_rate
+
+
+def test_golden_values_of_exposure():
+    assert exposure(1, 10**6) == pytest.approx(19.93, abs=5e-3)
+    assert exposure(1000, 10**6) == pytest.approx(9.97, abs=5e-3)
+    assert exposure(7, 7) == 0
+    with pytest.raises(ValueError, match="rank 8"):
+        exposure(8, 7)
+
+
+def test_auc_and_rate_are_scikit_learns():
+    rng = np.random.default_rng(1)
+    members, others = rng.normal(0.6, 1, 300).round(1), rng.normal(0, 1, 200).round(1)
+    truth, scores = np.repeat([1, 0], [300, 200]), np.concatenate([members, others])
+    assert membership_auc(members, others).value == pytest.approx(roc_auc_score(truth, scores))
+    false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
+    for rate in (0.01, 0.1, 0.5):
+        assert true_positive_rate(members, others, rate) == pytest.approx(true[false <= rate].max())
+    assert true_positive_rate(members, others, 1.0) == 1
+
+
+def test_the_interval_of_an_uninformative_score_holds_a_half_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    held = [
+        (found := membership_auc(rng.normal(size=80), rng.normal(size=80))).low <= 0.5 <= found.high
+        for _ in range(1000)
+    ]
+    assert 0.93 <= np.mean(held) <= 0.97
+
+
+def test_identical_scores_tell_nothing():
+    found = membership_auc(np.ones(50), np.ones(50))
+    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+    assert true_positive_rate(np.ones(50), np.ones(50), 0.01) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "length"), [("abcd", "xbcx", 2), ("", "a", 0), ("abc", "abc", 3), ("aab", "ab", 2)]
+)
+def test_longest_match(text, source, length):
+    assert longest_match(text, source) == length
