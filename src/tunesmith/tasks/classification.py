@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from tunesmith.config import Classification
 from tunesmith.errors import ConfigError, DataError
+from tunesmith.measures.calibration import calibrate
 from tunesmith.measures.linear import HeadLoss, log_softmax
 from tunesmith.records import Example, Message, Prediction
-from tunesmith.tasks.task import HEAD_METHODS, Progress, head_interface, predict_by_head
+from tunesmith.tasks.task import HEAD_METHODS, Ask, Progress, head_interface, predict_by_head
 
 if TYPE_CHECKING:
     from tunesmith.data.render import Renderer
@@ -85,6 +86,12 @@ class ClassificationTask:
         """Score every label for every example. ``nll`` is that of the right label, per token (by a head: in all)."""
         if lm.interface == "head":
             return predict_by_head(self, lm, examples, candidate, progress)
+        return self.predict_asked(lm, examples, candidate, lambda example: self.messages(example, shots), progress)
+
+    def predict_asked(
+        self, lm: LanguageModel, examples: Sequence[Example], candidate: str, ask: Ask, progress: Progress | None = None
+    ) -> list[Prediction]:
+        """Score every label behind the prompt that ``ask`` makes; the answer must stand in a turn of its own."""
         from tunesmith.data.render import Renderer
         from tunesmith.model.score import score_continuations
 
@@ -93,8 +100,8 @@ class ClassificationTask:
         started = time.monotonic()
         for start in range(0, len(examples), BLOCK):
             block = examples[start : start + BLOCK]
-            prompts = [renderer.prompt(self.messages(example, shots)) for example in block]
-            choices = self._choices(renderer, block[0], shots, len(prompts[0]))
+            prompts = [renderer.prompt(ask(example)) for example in block]
+            choices = self._choices(renderer, block[0], ask, len(prompts[0]))
             losses = score_continuations(lm, prompts, [choices] * len(block))
             for example, prompt, found in zip(block, prompts, losses, strict=True):
                 means = np.array([loss.mean() for loss in found])
@@ -118,14 +125,11 @@ class ClassificationTask:
             ))  # fmt: skip
         return _timed(predictions, seconds)
 
-    def _choices(
-        self, renderer: Renderer, example: Example, shots: Sequence[Example], prompt_length: int
-    ) -> list[list[int]]:
+    def _choices(self, renderer: Renderer, example: Example, ask: Ask, prompt_length: int) -> list[list[int]]:
         """Tokens of each label's answer behind the prompt, end of turn included, as in training."""
         choices = []
         for label in self.labels:
-            asked = Example(example.source, text=example.text, label=label)
-            rendered = renderer.render(self.messages(asked, shots))
+            rendered = renderer.render(ask(replace(example, label=label)))
             choices.append(rendered.input_ids[prompt_length:])
         return choices
 
@@ -149,6 +153,16 @@ class ClassificationTask:
             probabilities=tuple(float(p) for p in probabilities), cluster=example.group,
             prompt_tokens=prompt_tokens, completion_tokens=0, text=example.text or "",
         )  # fmt: skip
+
+    def calibrated(self, predictions: Sequence[Prediction], prior: Sequence[float]) -> list[Prediction]:
+        """The same predictions with the prompt's prior of the labels taken out; ``nll`` stays that of the words."""
+        rows = calibrate(np.array([p.probabilities for p in predictions]), np.array(prior))
+        found = []
+        for prediction, row in zip(predictions, rows, strict=True):
+            best = self.labels[int(row.argmax())]
+            score, probabilities = float(best == prediction.target), tuple(float(p) for p in row)
+            found.append(replace(prediction, prediction=best, score=score, probabilities=probabilities))
+        return found
 
     def from_answers(
         self, examples: Sequence[Example], answers: Sequence[str], candidate: str, seconds: float

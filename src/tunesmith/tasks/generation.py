@@ -11,7 +11,7 @@ from tunesmith.config import Generation
 from tunesmith.errors import ConfigError
 from tunesmith.measures.metrics import exact_match, rouge_l, token_f1
 from tunesmith.records import Example, Message, Prediction
-from tunesmith.tasks.task import HEAD_METHODS, Progress
+from tunesmith.tasks.task import HEAD_METHODS, Ask, Progress
 
 if TYPE_CHECKING:
     from tunesmith.model.generate import Generated
@@ -60,7 +60,13 @@ class GenerationTask:
         progress: Progress | None = None,
     ) -> list[Prediction]:
         """Decode an answer to every example, and the likelihood of the reference answer."""
-        turns = [self.messages(example, shots) for example in examples]
+        return self.predict_asked(lm, examples, candidate, lambda example: self.messages(example, shots), progress)
+
+    def predict_asked(
+        self, lm: LanguageModel, examples: Sequence[Example], candidate: str, ask: Ask, progress: Progress | None = None
+    ) -> list[Prediction]:
+        """The same, each example shown by ``ask``."""
+        turns = [ask(example) for example in examples]
         return decoded(lm, examples, turns, candidate, self.max_new_tokens, SCORES[self.metric], progress)
 
     def from_answers(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tunesmith.model.load import LanguageModel
 
 Progress = Callable[[int], None]
+Ask = Callable[[Example], tuple[Message, ...]]  # the conversation that shows an example; its right answer last
 HEAD_METHODS = ("head", "gradual")  # methods that train a head on pooled features
 HEAD_ARCHITECTURES = ("decoder", "encoder", "image-encoder")  # those that can have one
 
@@ -66,6 +67,16 @@ class Task(Protocol):
         self, examples: Sequence[Example], answers: Sequence[str], candidate: str, seconds: float
     ) -> list[Prediction]:
         """Predictions of a candidate that answers without a language model."""
+        ...
+
+
+class AskedTask(Task, Protocol):
+    """A task that a decoder can be asked in any wording, each example in a prompt of its own."""
+
+    def predict_asked(
+        self, lm: LanguageModel, examples: Sequence[Example], candidate: str, ask: Ask, progress: Progress | None = None
+    ) -> list[Prediction]:
+        """What a decoder says about each example, shown to it by ``ask``."""
         ...
 
 

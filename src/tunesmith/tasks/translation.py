@@ -12,7 +12,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.measures.translation import chrf
 from tunesmith.records import Example, Message, Prediction
 from tunesmith.tasks.generation import as_predictions, conversation, decoded, given
-from tunesmith.tasks.task import HEAD_METHODS, Progress
+from tunesmith.tasks.task import HEAD_METHODS, Ask, Progress
 
 if TYPE_CHECKING:
     from tunesmith.model.load import LanguageModel
@@ -66,18 +66,25 @@ class TranslationTask:
         progress: Progress | None = None,
     ) -> list[Prediction]:
         """Decode a translation of every example, and the likelihood of the right one."""
-        turns = [self.messages(example, shots) for example in examples]
         if lm.interface != "seq2seq":
-            return decoded(lm, examples, turns, candidate, self.max_new_tokens, score, progress)
+            return self.predict_asked(lm, examples, candidate, lambda example: self.messages(example, shots), progress)
         from tunesmith.model.seq2seq import encode_pair, generate_targets, target_losses
 
         started = time.monotonic()
+        turns = [self.messages(example, shots) for example in examples]
         pairs = [encode_pair(lm.tokenizer, messages) for messages in turns]
         answers = generate_targets(lm, pairs, self.max_new_tokens, progress)
         seconds = time.monotonic() - started
         sums = target_losses(lm.model, pairs).tolist()
         losses = [loss / pair.units for loss, pair in zip(sums, pairs, strict=True)]
         return as_predictions(examples, answers, losses, candidate, seconds, score)
+
+    def predict_asked(
+        self, lm: LanguageModel, examples: Sequence[Example], candidate: str, ask: Ask, progress: Progress | None = None
+    ) -> list[Prediction]:
+        """What a decoder translates, each example shown by ``ask``."""
+        turns = [ask(example) for example in examples]
+        return decoded(lm, examples, turns, candidate, self.max_new_tokens, score, progress)
 
     def from_answers(
         self, examples: Sequence[Example], answers: Sequence[str], candidate: str, seconds: float
