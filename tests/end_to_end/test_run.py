@@ -35,7 +35,7 @@ def test_report_json_keeps_to_its_contract(classified: Path) -> None:
     assert report["data"]["train"] + report["data"]["validation"] + report["data"]["test"] == 160
     assert report["data"]["test"] == 30
     assert [c["id"] for c in report["candidates"]] == [
-        "baseline/majority", "prompt/zero-shot", "prompt/few-shot",
+        "baseline/majority", "prompt/zero-shot", "prompt/few-shot", "prompt/nearest",
         next(c["id"] for c in report["candidates"] if c["id"].startswith("embedding/")), LORA, FULL,
     ]  # fmt: skip
     for candidate in report["candidates"]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.candidates import FAMILIES
+from tunesmith.candidates.prompt import NEAREST_COST
+from tunesmith.candidates.prompt_search import ROUND_EXAMPLES, ROUND_TOKENS
 from tunesmith.config import FORMAT_VERSION, Config
 from tunesmith.errors import HardwareError
 from tunesmith.measures.uncertainty import minimum_detectable_effect
@@ -179,14 +181,15 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
     if family == "baseline":
         return 0.1, estimate.OTHER_PROCESS_BYTES
     if family == "embedding":
-        texts = facts.train + facts.validation + facts.test
-        return texts * ENCODER_SECONDS * 2 / facts.cores + 3, estimate.OTHER_PROCESS_BYTES + 200e6
+        return _embedding_seconds(facts), estimate.OTHER_PROCESS_BYTES + 200e6
     if candidate_id == "prompt/zero-shot":
         return test + 3, estimate.scoring_bytes(facts)
     if candidate_id == "prompt/few-shot":
-        return test + 3 + estimate.scoring_seconds(facts, 3 * min(100, facts.validation), own), estimate.scoring_bytes(
-            facts
-        )
+        return test + 3 + _search_seconds(facts, own), estimate.scoring_bytes(facts)
+    if candidate_id == "prompt/nearest":  # goes on from few-shot's search, and has the encoder's work besides
+        asked = facts.test + min(ROUND_EXAMPLES[-1], facts.validation)
+        seconds = estimate.scoring_seconds(facts, asked, NEAREST_COST * own)
+        return seconds + _embedding_seconds(facts), estimate.scoring_bytes(facts) + 200e6
     method = next(m for m in config.method if m.kind == candidate_id.rsplit("/", 1)[1])
     seconds = (
         estimate.training_seconds(facts, method.kind, epochs[method.kind], batch, config.train.share_prefix) + test + 10
@@ -195,6 +198,17 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
         seconds += 2 * estimate.scoring_seconds(facts, 1, SCORED_TOKENS_QUICK)
     tokens = config.train.micro_batch_tokens
     return seconds, estimate.training_bytes(facts, method.kind, method, tokens, 256)
+
+
+def _search_seconds(facts: Facts, own: float) -> float:
+    """Seconds to choose a prompt: prompts of its rounds, each on the examples new to it, within the budget."""
+    asked = sum(min(n, facts.validation) * prompts for n, prompts in zip(ROUND_EXAMPLES, (4, 2, 3, 1), strict=True))
+    return min(estimate.scoring_seconds(facts, asked, own), estimate.scoring_seconds(facts, 4, ROUND_TOKENS))
+
+
+def _embedding_seconds(facts: Facts) -> float:
+    texts = facts.train + facts.validation + facts.test
+    return texts * ENCODER_SECONDS * 2 / facts.cores + 3
 
 
 def _over_budget(config: Config, candidates: list[dict[str, Any]]) -> list[Finding]:

@@ -44,7 +44,7 @@ def test_each_family_names_its_candidates() -> None:
     assert ids == {
         "baseline": ["baseline/majority"],
         "boosting": [],
-        "prompt": ["prompt/zero-shot", "prompt/few-shot"],
+        "prompt": ["prompt/zero-shot", "prompt/few-shot", "prompt/nearest"],
         "embedding": ["embedding/minilm-l6"],
         "tune": ["tune/m/lora", "tune/m/full"],
     }
@@ -53,6 +53,8 @@ def test_each_family_names_its_candidates() -> None:
     assert FAMILIES["prompt"].ids(translation, "m", "encoder-decoder") == ["prompt/zero-shot"]
     assert FAMILIES["prompt"].ids(translation, "m", "decoder") == ["prompt/zero-shot", "prompt/few-shot"]
     assert FAMILIES["prompt"].ids(generation, "m", "encoder") == []
+    few = parse_config({"task": "classification", "data": {"train": "x"}, "candidates": ["prompt"]})
+    assert FAMILIES["prompt"].ids(few, "m", "decoder") == ["prompt/zero-shot", "prompt/few-shot"]
     pairs = parse_config({"task": "preference", "data": {"train": "x"}})
     ids = {name: family.ids(pairs, "m", "decoder") for name, family in FAMILIES.items()}
     assert ids == {

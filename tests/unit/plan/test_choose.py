@@ -91,7 +91,8 @@ def test_a_budget_means_fewer_epochs() -> None:
 def test_candidates_with_their_cost() -> None:
     plan = choose_plan(config(method=["lora", "full"]), facts(), "m").to_json()
     assert [c["id"] for c in plan["candidates"]] == [
-        "baseline/majority", "prompt/zero-shot", "prompt/few-shot", "embedding/minilm-l6", "tune/m/lora", "tune/m/full",
+        "baseline/majority", "prompt/zero-shot", "prompt/few-shot", "prompt/nearest", "embedding/minilm-l6",
+        "tune/m/lora", "tune/m/full",
     ]  # fmt: skip
     cost = {c["id"]: c["estimated_seconds"] for c in plan["candidates"]}
     assert cost["prompt/zero-shot"] < cost["prompt/few-shot"] < cost["tune/m/lora"] < cost["tune/m/full"]
