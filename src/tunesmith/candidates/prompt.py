@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from tunesmith.tasks.classification import ClassificationTask
     from tunesmith.tasks.task import Ask, AskedTask
 
-NEAREST_SHOTS = (2, 4, 8)
-NEAREST_COST = 4  # times the tokens of a question without shots that one with nearest shots may compute
+NEAREST_SHOTS = (1, 2, 4, 8)
+NEAREST_EXAMPLES = 48  # validation examples on which their number is chosen, at most
+NEAREST_COST = 3  # times the tokens of a question without shots that one with nearest shots may compute
 SEARCH = "search.json"  # in few-shot's folder, for nearest to go on from
 KINDS = ("classification", "generation", "translation")  # tasks whose prompts are chosen
 
@@ -121,7 +122,7 @@ class Prompt:
         bare = trials.cost(fitting(trials, template, lambda example: ())).own
         cells = [cell(n) for n in NEAREST_SHOTS if n <= len(train)]
         cheap = [c for c in cells if trials.cost(c.ask).own <= NEAREST_COST * bare] or cells[:1]
-        best = trials.round(cheap, ROUND_EXAMPLES[-1])[0]
+        best = trials.round(cheap, NEAREST_EXAMPLES)[0]
         self.ask = best.ask
         found = chosen(trials, best, searched["calibrated"])
         return {**found, "encoder": near.encoder, "fixed_tried_on_validation": searched["tried_on_validation"]}

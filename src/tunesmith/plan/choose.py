@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.candidates import FAMILIES
-from tunesmith.candidates.prompt import NEAREST_COST
+from tunesmith.candidates.prompt import NEAREST_COST, NEAREST_EXAMPLES
 from tunesmith.candidates.prompt_search import ROUND_EXAMPLES, ROUND_TOKENS
 from tunesmith.config import FORMAT_VERSION, Config
 from tunesmith.errors import HardwareError
@@ -187,7 +187,7 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
     if candidate_id == "prompt/few-shot":
         return test + 3 + _search_seconds(facts, own), estimate.scoring_bytes(facts)
     if candidate_id == "prompt/nearest":  # goes on from few-shot's search, and has the encoder's work besides
-        asked = facts.test + min(ROUND_EXAMPLES[-1], facts.validation)
+        asked = facts.test + min(NEAREST_EXAMPLES, facts.validation)
         seconds = estimate.scoring_seconds(facts, asked, NEAREST_COST * own)
         return seconds + _embedding_seconds(facts), estimate.scoring_bytes(facts) + 200e6
     method = next(m for m in config.method if m.kind == candidate_id.rsplit("/", 1)[1])

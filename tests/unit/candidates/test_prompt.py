@@ -111,7 +111,7 @@ def test_nearest_goes_on_from_what_few_shot_chose(tiny_model_path: Path, tmp_pat
     details = candidate.fit(train, validation).details
     assert details["fixed_tried_on_validation"] == searched["tried_on_validation"]
     assert (details["template"], details["calibrated"]) == (searched["template"], searched["calibrated"])
-    assert details["shots"] in (2, 4, 8)
+    assert details["shots"] in (1, 2, 4, 8)
     assert {row["selection"] for row in details["tried_on_validation"]} == {"nearest"}
     found = candidate.predict(test)
     assert [p.example_id for p in found] == [e.id for e in test]
