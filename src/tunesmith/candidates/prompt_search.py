@@ -45,7 +45,6 @@ class Cell:
     ask: Ask
     selection: str = "fixed"
     predictions: list[Prediction] = field(default_factory=list)
-    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,6 @@ class Trials:
             if new:
                 cell.predictions += self.task.predict_asked(self.lm, new, self.candidate, cell.ask)
                 spent = round(cost.shared + cost.own * len(new))
-            cell.tokens += spent
             self.tokens += spent
             self.tried.append({
                 "template": cell.template, "shots": cell.shots, "selection": cell.selection, **self.scores(cell),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from end_to_end.projects import build_encoder
-from tunesmith.candidates import FAMILIES, Context
+from tunesmith.candidates import FAMILIES, Context, prompt_search
 from tunesmith.candidates.prompt import choose_shots, nearest
 from tunesmith.candidates.prompt_search import metric_value
 from tunesmith.config import parse_config
@@ -91,6 +91,20 @@ def test_the_prompt_is_chosen_on_validation_by_rounds(tiny_model_path: Path, tmp
     assert metric_value(predictions, "accuracy") == pytest.approx(best)
     assert details["prompt"][-1]["role"] == "user"
     assert "text 100" in details["prompt"][-1]["content"]
+
+
+def test_a_round_keeps_to_its_tokens_by_asking_fewer_examples(
+    tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = 4000
+    monkeypatch.setattr(prompt_search, "ROUND_TOKENS", budget)
+    few = build("few-shot", context(tiny_model_path), tmp_path).fit(examples(60), examples(96, 100)).details
+    first = few["tried_on_validation"][:4]
+    assert {row["n"] for row in first} < set(range(prompt_search.FEWEST, 24))
+    assert budget / 2 < sum(row["tokens"] for row in first) <= budget
+    monkeypatch.setattr(prompt_search, "ROUND_TOKENS", 1)
+    fewest = build("few-shot", context(tiny_model_path), tmp_path / "b").fit(examples(60), examples(96, 100)).details
+    assert {row["n"] for row in fewest["tried_on_validation"]} == {prompt_search.FEWEST}
 
 
 def test_zero_shot_is_the_plain_wording_as_the_model_is(tiny_model_path: Path, tmp_path: Path) -> None:
