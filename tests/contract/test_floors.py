@@ -12,7 +12,7 @@ FLOORS = {
     "errors": 1, "records": 1, "measures": 1,
     "config": 2, "hardware": 2, "sources": 2,
     "run": 3, "data": 3, "model": 3,
-    "tasks": 4, "evaluate": 4,
+    "tasks": 4, "evaluate": 4, "rag": 4,
     "train": 5, "report": 5,
     "plan": 6, "candidates": 6,
     "workflow": 7, "judge": 7,
