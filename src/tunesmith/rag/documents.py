@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -212,7 +213,7 @@ def _read_rows(file: Path, base: Path) -> Iterator[Document | Refused]:
                 yield Refused(f"{name}#{line}", "no text in any column")
                 continue
             metadata = {"file": name, "kind": "row"} | rest
-            digest = content_hash([text, metadata])
+            digest = content_hash([text, rest])
             yield Document(Entry(f"{name}#{line}", digest, str(file), stat.st_size, stat.st_mtime_ns), text, metadata)
     except (DataError, NotFoundError) as error:
         yield Refused(name, _reason(error, file))
@@ -288,10 +289,9 @@ class Parser:
             return f"reading it takes longer than {self.limits.seconds:g} s"
         if not answer:
             code = self._stop()
-            why = (
-                f"more than {self.limits.seconds:g} s" if code == -24 else "more memory than a document may"
-            )  # SIGXCPU
-            return f"reading it takes {why}"
+            if code == -signal.SIGXCPU:
+                return f"reading it takes longer than {self.limits.seconds:g} s"
+            return f"it brought down the program that reads it (exit code {code}); save it anew"
         found = json.loads(answer)
         return found["refused"] if "refused" in found else (found["text"], found["title"])
 
@@ -331,7 +331,7 @@ class Parser:
                 except BrokenPipeError:
                     continue
         try:
-            return process.wait(0.2)
+            return process.wait(1.0)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -30,9 +30,9 @@ class _HtmlText(HTMLParser):
     """Collects what a reader of the page sees, with ``#`` before headings and a blank line between blocks."""
 
     HIDDEN = frozenset({"script", "style", "template", "noscript", "svg", "head", "iframe", "object"})
-    BLOCKS = frozenset(
-        "address article aside blockquote dd details div dl dt fieldset figcaption figure footer form h1 h2 h3 h4 h5 h6 "
-        "header hr li main nav ol p pre section table tr ul".split()
+    BLOCKS = re.compile(
+        "address|article|aside|blockquote|dd|details|div|dl|dt|fieldset|figcaption|figure|footer|form|h[1-6]|header|hr|li|"
+        "main|nav|ol|p|pre|section|table|tr|ul"
     )
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class _HtmlText(HTMLParser):
             self.pieces.append("\n")
         elif tag in ("td", "th"):
             self.pieces.append(" ")
-        elif tag in self.BLOCKS:
+        elif self.BLOCKS.fullmatch(tag):
             self.pieces.append("\n\n")
             self.literal += tag == "pre"
             if re.fullmatch("h[1-6]", tag):
@@ -63,7 +63,7 @@ class _HtmlText(HTMLParser):
                 self.pieces.append("- ")
 
     def handle_startendtag(self, tag: str, attrs: object) -> None:
-        if tag == "br" or tag in self.BLOCKS:
+        if tag == "br" or self.BLOCKS.fullmatch(tag):
             self.pieces.append("\n")
 
     def handle_endtag(self, tag: str) -> None:
@@ -72,7 +72,7 @@ class _HtmlText(HTMLParser):
         elif tag in self.hidden:
             while self.hidden.pop() != tag:
                 pass
-        elif tag in self.BLOCKS:
+        elif self.BLOCKS.fullmatch(tag):
             self.pieces.append("\n\n")
             self.literal = max(0, self.literal - (tag == "pre"))
 
