@@ -7,6 +7,7 @@ import html
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 
 from end_to_end.projects import TINY, read_strictly, write_labelled
+from tunesmith.cli.models import command as models
 from tunesmith.config import Stages, read_any_config
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, ModelError, NotFoundError
 from tunesmith.evaluate.compare import compare
 from tunesmith.evaluate.retention import recovery
 from tunesmith.measures.retention import average_accuracy, average_forgetting, backward_transfer, forward_transfer
 from tunesmith.model.load import load_model
-from tunesmith.model.merge import merge_adapter
+from tunesmith.model.merge import export_merged, merge_adapter
 from tunesmith.model.score import score_continuations
 from tunesmith.run import Run, read_examples, read_predictions
 from tunesmith.schedules.stages import run_stages, stage_answers, task_configs
@@ -208,6 +211,24 @@ def test_a_merged_model_says_what_its_adapter_said(finished: Path, tmp_path: Pat
     )
     assert (adapted - base).abs().max() > 0.1
     torch.testing.assert_close(merged, adapted, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_is_merged_by_a_command_that_proves_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate = finished / "candidates" / "stage__1-mood__lora"
+    told = CliRunner().invoke(models, ["merge", str(candidate), "--out", str(tmp_path / "merged"), "--json"])
+    assert told.exit_code == 0, told.output
+    assert 0 <= json.loads(told.stdout)["largest_difference_nats"] < 1e-3
+    assert load_model(str(tmp_path / "merged")).origin["merged"] == "stage/1-mood/lora"
+
+    with pytest.raises(ModelError, match="not empty"):
+        export_merged(candidate / "adapter", tmp_path / "merged")
+    with pytest.raises(NotFoundError, match="no adapter"):
+        export_merged(TINY, tmp_path / "other")
+    monkeypatch.setattr("tunesmith.model.merge.merge_adapter", lambda *_: shutil.copytree(TINY, tmp_path / "base"))
+    with pytest.raises(ModelError, match="differs from its adapter"):
+        export_merged(candidate / "adapter", tmp_path / "base")
 
 
 def test_a_merged_stage_of_two_tasks_with_texts_of_the_base(tmp_path: Path) -> None:

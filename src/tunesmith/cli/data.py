@@ -6,12 +6,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-START, END = "⟦", "⟧"  # around what is trained, where there is no colour
+START, AGAINST, END = "⟦", "⟦not: ", "⟧"  # around what is trained, where there is no colour
 
 
 @click.group()
@@ -22,40 +22,68 @@ def command() -> None:
 @command.command()
 @click.argument("source", metavar="CONFIG_OR_FILE")
 @click.option("--model", help="Whose tokenizer and chat template; otherwise the project file's.")
+@click.option("--method", help="One of the project file's methods; otherwise its first.")
 @click.option("-n", "--count", type=click.IntRange(1, 1000), default=3, show_default=True, help="Examples to show.")
 @click.option("--split", type=click.Choice(["train", "validation"]), default="train", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def preview(source: str, model: str | None, count: int, split: str, as_json: bool) -> None:
-    """Show examples rendered through the model's chat template, with the trained tokens marked.
+def preview(source: str, model: str | None, method: str | None, count: int, split: str, as_json: bool) -> None:
+    """Show examples as the model reads them, with what is trained marked.
+
+    Conversations through the chat template with their trained tokens; pairs with the answer that is preferred and the
+    one that is not; source and target of an encoder-decoder; the text or image and the target of a head.
 
     The test split is not shown: it is kept sealed.
     """
     from tunesmith.data.prepare import prepare_data
-    from tunesmith.data.render import Renderer
+    from tunesmith.model.architecture import architecture
+    from tunesmith.model.load import load_tokenizer
+    from tunesmith.plan.facts import context_length
+    from tunesmith.sources import resolve_model
     from tunesmith.tasks import build_task
+    from tunesmith.train.objectives import OBJECTIVES, EncodeSettings
 
     config = _config(source)
     name = model or config.model or DEFAULT_MODEL
     prepared = prepare_data(config.data, config.task.kind, config.seed)
-    tokenizer = _tokenizer(name)
-    limit = config.train.max_length or int(min(tokenizer.model_max_length, 1 << 20))
-    renderer = Renderer(tokenizer, limit, config.train.train_on)
-    chosen = getattr(prepared.split, split)[:count]
     task = build_task(config.task, prepared.labels, prepared.instruction)
-    shown = [(example, renderer.render(task.messages(example), example.id)) for example in chosen]
+    folder = resolve_model(name)
+    kind = architecture(folder)
+    interface = task.interface(kind, _method(config, method))
+    tokenizer = load_tokenizer(folder, kind)
+    limit = config.train.max_length or context_length(folder)
+    chosen = getattr(prepared.split, split)[:count]
+    # encoded without a limit, so that one that is too long is shown, and named as such
+    items, _ = OBJECTIVES[interface].encode(task, tokenizer, chosen, EncodeSettings(sys.maxsize, config.train.train_on))
+    shown = [(example, item, _pieces(interface, tokenizer, example, item))
+             for example, item in zip(chosen, items, strict=True)]  # fmt: skip
     if as_json:
-        click.echo(json.dumps(_as_json(config, prepared, name, tokenizer, shown), ensure_ascii=False, indent=2))
+        click.echo(json.dumps(_as_json(config, prepared, name, interface, shown), ensure_ascii=False, indent=2))
         return
     sizes = ", ".join(f"{len(getattr(prepared.split, s))} {s}" for s in ("train", "validation", "test"))
     click.echo(f"{source}: {prepared.files['train'].format} layout, {sizes}; rendered for {name}.", err=True)
     for finding in prepared.findings:
         click.echo(f"{finding.severity}: {finding.message}", err=True)
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    for example, rendered in shown:
-        trained = sum(label >= 0 for label in rendered.labels)
-        over = f", over the limit of {limit}" if len(rendered.labels) > limit else ""
-        click.echo(f"── {example.source} · {len(rendered.labels)} tokens, {trained} trained{over}")
-        click.echo("".join(_marked(text, on, colour) for text, on in _spans(tokenizer, rendered)))
+    for example, item, pieces in shown:
+        over = f", over the limit of {limit:,}" if _longest(item) > limit else ""
+        click.echo(f"── {example.source} · {_counts(item)}{over}")
+        click.echo("".join(_marked(piece, colour) for piece in pieces))
+
+
+def _method(config: Any, asked: str | None) -> str:
+    """The method whose way of training is shown.
+
+    Raises:
+        ConfigError: If the project file does not name it.
+    """
+    from tunesmith.errors import ConfigError
+
+    kinds = [method.kind for method in config.method]
+    if asked is None:
+        return str(kinds[0])
+    if asked not in kinds:
+        raise ConfigError(f"--method {asked}: not a method of this project ({', '.join(kinds)}). Name one of them.")
+    return asked
 
 
 def _config(source: str) -> Any:
@@ -76,52 +104,83 @@ def _config(source: str) -> Any:
     return parse_config({"task": kind, "data": {"train": source, "policy": "skip"}}, source)
 
 
-def _tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
+class Piece(NamedTuple):
+    """A piece of what the model reads or learns. ``role``: read, trained, against (an answer not preferred), target."""
 
-    from tunesmith.sources import resolve_model
+    text: str
+    role: str
 
-    return AutoTokenizer.from_pretrained(resolve_model(name).path, local_files_only=True)
+    @property
+    def trained(self) -> bool:
+        return self.role != "read"
 
 
-def _spans(tokenizer: Any, rendered: Any) -> list[tuple[str, bool]]:
-    """Pieces of text that are trained, or not, in turn."""
-    spans: list[tuple[str, bool]] = []
+def _pieces(interface: str, tokenizer: Any, example: Any, item: Any) -> list[Piece]:
+    """An item of an objective, decoded: what is read, and what is learned, in turn."""
+    text = getattr(tokenizer, "tokenizer", tokenizer)  # a processor's
+    if interface == "head":
+        read = example.image or text.decode(item.inputs)
+        return [Piece(f"{read}\n", "read"), Piece(example.answer, "target")]
+    if interface == "seq2seq":
+        return [Piece(f"{text.decode(item.source)}\n", "read"), Piece(text.decode(item.target), "trained")]
+    if interface == "preference":
+        sides = ((item.prompt, "read"), (item.chosen, "trained"), (item.rejected, "against"))
+        return [Piece(text.decode(list(ids)), role) for ids, role in sides]
+    pieces = [Piece(f"{item.image}\n", "read")] if interface == "image_text" else []
+    flags = [label >= 0 for label in item.labels]
     start = 0
-    flags = [label >= 0 for label in rendered.labels]
     for at in range(1, len(flags) + 1):
         if at == len(flags) or flags[at] != flags[start]:
-            spans.append((tokenizer.decode(rendered.input_ids[start:at]), flags[start]))
+            pieces.append(Piece(text.decode(item.input_ids[start:at]), "trained" if flags[start] else "read"))
             start = at
-    return spans
+    return pieces
 
 
-def _marked(text: str, trained: bool, colour: bool) -> str:
-    safe = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)  # no terminal escapes
-    if not trained:
+def _longest(item: Any) -> int:
+    """Tokens in one reading of the model: a pair's longer answer, an encoder-decoder's longer side."""
+    if hasattr(item, "source"):
+        return max(len(item.source), len(item.target))
+    return int(getattr(item, "longest", item.tokens))
+
+
+def _counts(item: Any) -> str:
+    if hasattr(item, "rejected"):
+        return f"{item.tokens:,} tokens, {len(item.chosen)} preferred to {len(item.rejected)}"
+    if hasattr(item, "target"):
+        return f"{item.tokens:,} tokens, {item.units} trained" if hasattr(item, "source") else (
+            f"{item.tokens:,} tokens, one target" if not isinstance(item.inputs, str) else "an image, one target"
+        )  # fmt: skip
+    return f"{item.tokens:,} tokens, {item.units} trained"
+
+
+def _marked(piece: Piece, colour: bool) -> str:
+    safe = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in piece.text)  # no terminal escapes
+    if piece.role == "read":
         return safe
+    if piece.role == "against":
+        return "\n" + (click.style(safe, fg="red", strikethrough=True) if colour else f"{AGAINST}{safe}{END}")
     return click.style(safe, fg="green", bold=True) if colour else f"{START}{safe}{END}"
 
 
-def _as_json(config: Any, prepared: Any, model: str, tokenizer: Any, shown: Any) -> dict[str, Any]:
+def _as_json(config: Any, prepared: Any, model: str, interface: str, shown: Any) -> dict[str, Any]:
     return {
         "format_version": 1,
         "task": config.task.kind,
         "format": prepared.files["train"].format,
         "model": model,
+        "interface": interface,
         "splits": {s: len(getattr(prepared.split, s)) for s in ("train", "validation", "test")},
         "findings": [finding.to_json() for finding in prepared.findings],
         "examples": [
             {
                 "source": example.source,
                 "id": example.id,
-                "tokens": len(rendered.input_ids),
-                "trained_tokens": sum(label >= 0 for label in rendered.labels),
-                "prompt_length": rendered.prompt_length,
-                "input_ids": rendered.input_ids,
-                "labels": rendered.labels,
-                "spans": [{"text": text, "trained": on} for text, on in _spans(tokenizer, rendered)],
+                "tokens": item.tokens,
+                "trained_units": item.units,
+                **({"input_ids": list(item.input_ids), "labels": list(item.labels)}
+                   if hasattr(item, "input_ids") else {}),
+                "spans": [{"text": p.text, "trained": p.trained, "role": p.role} for p in pieces],
             }
-            for example, rendered in shown
+            for example, item, pieces in shown
         ],
-    }
+    }  # fmt: skip

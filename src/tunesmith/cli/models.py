@@ -107,6 +107,32 @@ def pull(names: tuple[str, ...]) -> None:
             click.echo(f"{name}\t{path}")
 
 
+@command.command("merge")
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option("--out", "target", type=click.Path(path_type=Path), required=True, help="An absent or empty folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def merge(adapter: Path, target: Path, as_json: bool) -> None:
+    """Write a model with an adapter's update inside its weights, which needs no adapter any more.
+
+    ADAPTER is a run, which stands for the model it chose, or a candidate's or an adapter's folder. The base is loaded
+    in full precision, and the merged model is compared with the adapter on a fixed text.
+    """
+    from tunesmith.model.merge import export_merged
+    from tunesmith.run import saved_model
+
+    name = saved_model(str(adapter))
+    difference = export_merged(Path(name), target)
+    if as_json:
+        click.echo(
+            json.dumps({"adapter": name, "merged": str(target), "largest_difference_nats": difference}, indent=2)
+        )
+        return
+    click.echo(str(target))
+    click.echo(
+        f"merged; no token differs from the adapter's by more than {difference:.1g} nats.", err=True
+    )
+
+
 def _is_source(name: str) -> bool:
     return name.startswith(("hf:", "pypi:")) or Path(name).expanduser().exists()
 
