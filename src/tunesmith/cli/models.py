@@ -128,9 +128,7 @@ def merge(adapter: Path, target: Path, as_json: bool) -> None:
         )
         return
     click.echo(str(target))
-    click.echo(
-        f"merged; no token differs from the adapter's by more than {difference:.1g} nats.", err=True
-    )
+    click.echo(f"merged; no token differs from the adapter's by more than {difference:.1g} nats.", err=True)
 
 
 def _is_source(name: str) -> bool:
