@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunesmith.errors import ConfigError, MissingExtraError, NotFoundError, RunError
@@ -196,8 +196,9 @@ class Index:
         version = held.pop("format_version", None) if isinstance(held, dict) else None
         if version != FORMAT_VERSION:
             raise RunError(f"{folder}: written in format {version}; this version reads format {FORMAT_VERSION}.")
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in held.items()}
         try:
-            facts = _Facts(**{k: tuple(v) if isinstance(v, list) else v for k, v in held.items()})
+            facts = _Facts(**values)
         except TypeError as error:
             raise RunError(f"{file}: damaged ({error}). Make the index anew.") from error
         if encoder is not None:
@@ -338,7 +339,7 @@ class Index:
             written.changed,
             len(unchanged),
             len(gone),
-            tuple(refused[name] for name in sorted(refused)),
+            _with_what_is_kept(refused, known.keys() - gone),
             tuple(duplicates),
             written.chunks,
             written.cut,
@@ -733,7 +734,15 @@ def _file_name(document: str) -> str:
 
 def _is_within(document: str, name: str) -> bool:
     """Whether a document is the one of this name, a row of that file, or below that folder."""
-    return document == name or document.startswith((f"{name}#", f"{name.rstrip('/')}/"))
+    return name in (document, _file_name(document)) or document.startswith(f"{name.rstrip('/')}/")
+
+
+def _with_what_is_kept(refused: Mapping[str, Refused], documents: Iterable[str]) -> tuple[Refused, ...]:
+    """What was refused, by name, with a word where the index holds a former content of it."""
+    held = {name for document in documents for name in (document, _file_name(document))}
+    held |= {parent.as_posix() for name in list(held) for parent in PurePosixPath(name).parents}
+    kept = "; the index keeps what it held of it"
+    return tuple(Refused(name, item.reason + kept * (name in held)) for name, item in sorted(refused.items()))
 
 
 def _first_line(error: Exception) -> str:
