@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": ("tunesmith.cli.compare", "Compare two runs on the test examples they share."),
     "chat": ("tunesmith.cli.chat", "Talk to a model in the terminal."),
     "data": ("tunesmith.cli.data", "Look at data as the model will see it."),
+    "rag": ("tunesmith.cli.rag", "Index documents, keep the index up to date, and search it."),
     "models": ("tunesmith.cli.models", "List, show and pull models."),
     "doctor": ("tunesmith.cli.doctor", "Say what this machine can do, and what is missing."),
 }

@@ -217,6 +217,11 @@ class Index:
         """Name or folder of the encoder."""
         return self._facts.encoder
 
+    @property
+    def chunk_size(self) -> int:
+        """Words in a chunk, at most."""
+        return self._facts.chunk_size
+
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────
     def add(self, paths: Iterable[Path], progress: Progress | None = None, limits: Limits | None = None) -> Added:
         """Take in files, and folders with all that is below them.

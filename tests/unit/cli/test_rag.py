@@ -1,0 +1,95 @@
+"""``tunesmith rag``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from end_to_end.projects import build_encoder, call
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture
+def docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "apples.md").write_text("# Apples\n\nAn apple grows on a \x1b[31mtree.")
+    (folder / "bread.txt").write_text("Bread is baked from flour.")
+    (folder / "copy.txt").write_text("Bread is baked from flour.")
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.4 cut off")
+    return folder
+
+
+def test_from_documents_to_what_is_found(docs: Path, encoder: Path) -> None:
+    first = call("rag", "add", "kb", "docs", "missing", "--encoder", encoder, "--chunk-size", 50)
+    assert first.code == 0
+    assert first.out == (
+        "5 found: 2 added, 0 changed, 0 unchanged, 1 duplicates, 2 refused; 0 removed; 2 chunks written\n"
+    )
+    assert "refused: docs/broken.pdf: " in first.err
+    assert "refused: missing: no such file or folder\n" in first.err
+    assert "duplicate: docs/copy.txt has the same content as docs/bread.txt" in first.err
+
+    (docs / "bread.txt").write_text("Bread is baked from rye.")
+    again = json.loads(call("rag", "refresh", "kb", "--json", "--quiet").out)
+    assert (again["found"], again["changed"], again["added"], again["unchanged"]) == (4, 1, 1, 1)
+
+    shown = call("rag", "search", "kb", "baking rye", "--retriever", "bm25", "-k", 1)
+    assert shown.out.startswith("1. docs/bread.txt · ")
+    assert "   Bread is baked from rye.\n" in shown.out
+    found = json.loads(call("rag", "search", "kb", "apple", "--where", "kind=markdown", "--json").out)
+    assert [(h["rank"], h["document"], h["heading"]) for h in found["hits"]] == [(1, "docs/apples.md", "Apples")]
+    assert found["hits"][0]["metadata"] == {"file": "docs/apples.md", "kind": "markdown"}
+    assert "\x1b" not in call("rag", "search", "kb", "apple").out
+
+    facts = json.loads(call("rag", "stats", "kb", "--json").out)
+    assert (facts["documents"], facts["chunks"], facts["chunk_size"]) == (3, 3, 50)
+    assert "documents:" in call("rag", "stats", "kb").out
+
+    assert call("rag", "remove", "kb", "docs/copy.txt").out == "removed 1\n"
+    old = json.loads(call("rag", "search", "kb", "flour", "--retriever", "bm25", "--at", 3, "--json").out)
+    assert [hit["document"] for hit in old["hits"]] == ["docs/bread.txt"]
+    nothing = call("rag", "search", "kb", "flour", "--retriever", "bm25")
+    assert (nothing.code, nothing.out, nothing.err) == (0, "", "nothing found\n")
+
+
+def test_what_cannot_be_done_is_said(docs: Path, encoder: Path, tmp_path: Path) -> None:
+    missing = call("rag", "add", "kb", "none", "nowhere")
+    assert (missing.code, missing.out) == (4, "")
+    assert "error: none: no such file" in missing.err and "error: nowhere: no such file" in missing.err
+    assert not (tmp_path / "kb").exists()
+    assert call("rag", "search", "kb", "apple").code == 4
+
+    refused = call("rag", "add", "kb", "docs/broken.pdf", "--encoder", encoder)
+    assert refused.code == 3 and refused.out.startswith("1 found: 0 added")
+    call("rag", "add", "kb", "docs")
+    for arguments, code, part in (
+        (["add", "kb", "docs", "--chunk-size", 50], 3, "made with chunks of 200 words"),
+        (["add", "kb", "docs", "--encoder", "minilm-l6"], 3, "made with the encoder"),
+        (["add", "docs", "docs"], 3, "is no index"),
+        (["search", "kb", " "], 3, "query is empty"),
+        (["search", "kb", "apple", "--where", "kind"], 2, "expected KEY=VALUE"),
+        (["search", "kb", "apple", "--where", "language=en"], 3, "where language: no document"),
+        (["search", "kb", "apple", "--at", 999], 4, "no version 999"),
+        (["search", "kb", "apple", "-k", 0], 3, "k: 0"),
+        (["remove", "kb", "docs/aples.md", "docs/bread.txt"], 4, "Did you mean 'docs/apples.md'?"),
+    ):
+        result = call("rag", *arguments)
+        assert (result.code, part in result.err) == (code, True), (arguments, result)
+    assert json.loads(call("rag", "stats", "kb", "--json").out)["documents"] == 1
+
+
+def test_without_lancedb_the_command_to_install_it_is_said(
+    docs: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "lancedb", None)
+    result = call("rag", "add", "kb", "docs", "--encoder", encoder)
+    assert result.code == 1
+    assert "pip install 'tunesmith[rag]'" in result.err
