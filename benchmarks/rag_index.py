@@ -4,8 +4,8 @@
 
 Needs the extras rag and bench. Exits with 1 if a target is missed:
 
-- Building the index takes at most 10 % longer than sentence-transformers needs to embed the same texts. The two differ in
-  how they batch texts, so the share of the time that building spends on anything but embedding is reported beside it.
+- Building the index takes at most 10 % longer than sentence-transformers needs to embed the same texts. The two batch
+  texts differently, so the share of the time that building spends on anything but embedding is reported beside it.
 - Memory stays flat while the index grows: within 10 % from the second part on.
 - A query, without its embedding, takes at most 50 ms at the median, among the chunks and among synthetic vectors.
 - One changed document among all is refreshed in a second, beside its embedding.
