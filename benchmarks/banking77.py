@@ -66,7 +66,8 @@ def _ours(folder: Path) -> dict[str, Any]:
     return {
         "accuracy": entry["metrics"]["accuracy"]["value"],
         "low": entry["metrics"]["accuracy"]["low"], "high": entry["metrics"]["accuracy"]["high"],
-        "n": entry["metrics"]["accuracy"]["n"], "C": entry["details"]["C"],
+        "n": entry["metrics"]["accuracy"]["n"],
+        "predictor": entry["details"]["predictor"], "C": entry["details"].get("C"),
         "train": report["data"]["train"], "validation": report["data"]["validation"],
         "train_rows_dropped_as_leakage": sum(f["count"] for f in leakage), "train_seconds": entry["train_seconds"],
         "overlaps": len(pairs), "overlapping_texts": {(test.text or "").strip() for test, _ in pairs},
@@ -82,7 +83,7 @@ def _plain(train: list[tuple[str, str]], test: list[tuple[str, str]]) -> dict[st
     from tunesmith.sources import resolve_model
 
     encoder = load_encoder(resolve_model(ENCODER))
-    x, x_test = (embed(*encoder, [text for text, _ in rows])[0] for rows in (train, test))
+    x, x_test = (embed(encoder, [text for text, _ in rows])[0] for rows in (train, test))
     y, y_test = (np.array([label for _, label in rows]) for rows in (train, test))
     x_fit, x_held, y_fit, y_held = train_test_split(x, y, test_size=0.1, random_state=0, stratify=y)
     tried = {

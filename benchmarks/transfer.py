@@ -79,8 +79,8 @@ def _probe(train: Rows, test: Rows) -> dict[str, Any]:
     from tunesmith.sources import resolve_model
 
     encoder = load_encoder(resolve_model(ENCODER))
-    vectors = dict(zip((text for text, _ in train), embed(*encoder, [text for text, _ in train])[0], strict=True))
-    held = embed(*encoder, [text for text, _ in test])[0]
+    vectors = dict(zip((text for text, _ in train), embed(encoder, [text for text, _ in train])[0], strict=True))
+    held = embed(encoder, [text for text, _ in test])[0]
     scores = []
     for seed in range(DRAWS):
         drawn = _draw(train, 8, seed)

@@ -243,7 +243,7 @@ class Prices(Settings):
     currency: str = Field("€", min_length=1, max_length=8, description="Its sign.")
 
 
-CandidateFamily = Literal["baseline", "boosting", "prompt", "embedding", "tune"]
+CandidateFamily = Literal["baseline", "boosting", "prompt", "embedding", "setfit", "tune"]
 
 
 S = TypeVar("S", bound=Settings)
@@ -259,7 +259,11 @@ class Common(Settings):
         min_length=1,
         description="Families of solutions to compare.",
     )
-    encoder: str = Field("minilm-l6", description="Sentence encoder of the embedding candidate.")
+    encoder: tuple[str, ...] = Field(
+        ("minilm-l6",),
+        min_length=1,
+        description="Sentence encoder of the embedding candidate, or a list; model: the model's own hidden states.",
+    )
     train: Train = Train()
     budget: Budget = Budget()
     seed: int = Field(0, ge=0, description="Fixes splits, data order, initialisation and resampling.")
@@ -286,9 +290,9 @@ class Common(Settings):
     def _no_budget(cls, value: Any) -> Any:
         return {} if value is None else value
 
-    @field_validator("candidates", mode="before")
+    @field_validator("candidates", "encoder", mode="before")
     @classmethod
-    def _one_candidate(cls, value: Any) -> Any:
+    def _one_alone(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")

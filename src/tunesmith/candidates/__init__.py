@@ -7,8 +7,9 @@ from tunesmith.candidates.boosting import BOOSTING
 from tunesmith.candidates.candidate import Candidate, Context, Family, Fit
 from tunesmith.candidates.embedding import EMBEDDING
 from tunesmith.candidates.prompt import PROMPT
+from tunesmith.candidates.setfit import SETFIT
 from tunesmith.candidates.tuned import TUNED
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BASELINE, BOOSTING, PROMPT, EMBEDDING, TUNED)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (BASELINE, BOOSTING, PROMPT, EMBEDDING, SETFIT, TUNED)}
 
 __all__ = ["FAMILIES", "Candidate", "Context", "Family", "Fit"]

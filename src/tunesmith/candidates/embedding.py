@@ -1,13 +1,15 @@
-"""``embedding/<encoder>``: a frozen encoder and a linear model on its vectors, the penalty chosen on validation.
+"""``embedding/<encoder>``: a frozen encoder, and a predictor on its vectors that is chosen on validation.
 
-Logistic regression for classification, one such against the rest for each label of several, ridge regression for
-numbers. Texts take ``config.encoder``; images an image encoder: that one, or the run's model where it is one.
+Logistic regression, ridge or nearest neighbours (``measures.predictor``). Texts take the encoders that ``encoder``
+names: sentence encoders, or decoders, whose hidden states are pooled; ``model`` is the run's model. Images take an
+image encoder: one that is named, or the run's model. Only one small sentence encoder is the default: others take
+minutes on a CPU, and a run should first say quickly how much of the task is easy.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +18,7 @@ import numpy as np
 from tunesmith.candidates.candidate import Context, Family, Fit, model_id
 from tunesmith.config import Config
 from tunesmith.errors import ConfigError
-from tunesmith.measures.linear import LinearFit, fit_linear
+from tunesmith.measures.predictor import PredictorFit, fit_predictor
 from tunesmith.records import Example, Prediction
 
 if TYPE_CHECKING:
@@ -24,31 +26,47 @@ if TYPE_CHECKING:
 
 IMAGES = 16  # computed at once
 TASKS = ("classification", "multi_label", "regression")
+OWN = "model"  # as an encoder's name: the run's model
+DEFAULT = Config.model_fields["encoder"].default
+
+Progress = Callable[[int], None]
+Embed = Callable[[Sequence[Example], Progress], tuple[dict[str, np.ndarray], int]]  # by pooling, and texts cut
 
 
 class Embedding:
-    """Examples are embedded once; only the linear model is fitted."""
+    """Examples are embedded once; only the predictor is fitted."""
 
     def __init__(self, context: Context, candidate_id: str, folder: Path) -> None:
         self.context, self.id = context, candidate_id
         self.task = cast("HeadTask", context.task)
-        self.fitted: LinearFit | None = None
-        self._loaded: tuple[Any, Any] | None = None
+        self.fitted: PredictorFit | None = None
+        self._pooling = ""
+        self._scale: tuple[np.ndarray, np.ndarray] | None = None  # of a decoder's features
+        self._embed: Embed | None = None
 
     def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit:
-        """Fit on train for each penalty, keep the one that is best on validation (ties: lower loss)."""
+        """Fit on train for each pooling, predictor and setting; keep the best on validation (ties: the simpler)."""
         started = time.monotonic()
-        vectors, cut = self._embed(train, "train")
-        held_out, _ = self._embed(validation, "validation")
+        encoder = self._encoder(train)
+        poolings, cut = self._vectors(train, "train")
+        held_out, _ = self._vectors(validation, "validation")
         targets, held = (np.array([self.task.head_target(e) for e in part]) for part in (train, validation))
-        fitted = fit_linear(vectors, targets, held_out, held, self.task.head_loss, self.task.outputs)
-        self.fitted = fitted
+        tried: list[dict[str, Any]] = []
+        for pooling, features in poolings.items():
+            scale = _scale(features) if len(poolings) > 1 else None
+            vectors, held_vectors = _scaled(features, scale), _scaled(held_out[pooling], scale)
+            fitted = fit_predictor(vectors, targets, held_vectors, held, self.task.head_loss, self.task.outputs)
+            tried += [{"pooling": pooling, **row} for row in fitted.tried]
+            if self.fitted is None or fitted.score > self.fitted.score:
+                self.fitted, self._pooling, self._scale = fitted, pooling, scale
+        if self.fitted is None:
+            raise ConfigError(f"encoder: {encoder} gives no vectors. Choose another, such as minilm-l6.")
         return Fit(
-            trainable_parameters=int(fitted.weights.size + fitted.bias.size),
+            trainable_parameters=self.fitted.parameters,
             train_seconds=time.monotonic() - started,
             details={
-                "encoder": self._encoder(train), "C": fitted.c, "tried_on_validation": list(fitted.tried),
-                "texts_cut": cut,
+                "encoder": encoder, "pooling": self._pooling, "predictor": self.fitted.name, **self.fitted.setting,
+                "tried_on_validation": tried, "texts_cut": cut,
             },
         )  # fmt: skip
 
@@ -56,61 +74,109 @@ class Embedding:
         if self.fitted is None:
             raise ConfigError(f"{self.id}: predict was called before fit.")
         started = time.monotonic()
-        vectors, _ = self._embed(examples, "test")
-        outputs = self.fitted.outputs(vectors)
-        self._loaded = None
+        found, _ = self._vectors(examples, "test")
+        outputs = self.fitted.outputs(_scaled(found[self._pooling], self._scale))
+        self._embed = None  # frees the encoder
         seconds = time.monotonic() - started
         return self.task.from_outputs(examples, outputs, self.id, seconds, [0] * len(examples))
 
     def _encoder(self, examples: Sequence[Example]) -> str:
-        return encoder_name(self.context.config, examples[0].image is not None)
+        names = encoder_names(self.context.config, examples[0].image is not None)
+        found = {f"embedding/{model_id(self._named(name))}": self._named(name) for name in names}
+        return found[self.id]
 
-    def _embed(self, examples: Sequence[Example], part: str) -> tuple[np.ndarray, int]:
-        """Vectors of length 1, shape (n, width), and how many texts were cut."""
-        import torch
+    def _named(self, name: str) -> str:
+        return self.context.model if name == OWN else name
 
-        from tunesmith.model.architecture import architecture
-        from tunesmith.model.embed import embed, load_encoder
-        from tunesmith.model.vision import image_features, load_image_encoder
-        from tunesmith.sources import resolve_model
-
-        images = examples[0].image is not None
-        if self._loaded is None:
-            folder = resolve_model(self._encoder(examples))
-            kind, wanted = architecture(folder), "image-encoder" if images else "encoder"
-            if kind != wanted:
-                fix = "dinov2-small" if images else "minilm-l6"
-                raise ConfigError(f"encoder: {folder.name} is of kind {kind}, expected {wanted}. Try {fix}.")
-            self._loaded = load_image_encoder(folder) if images else load_encoder(folder)
+    def _vectors(self, examples: Sequence[Example], part: str) -> tuple[dict[str, np.ndarray], int]:
+        """Vectors by pooling, shape (n, width), and how many texts were cut."""
+        if self._embed is None:
+            self._embed = _load(self._encoder(examples), examples[0].image is not None)
         done = [0]
 
         def progress(n: int) -> None:
             done[0] += n
             self.context.listener(f"{self.id}: {part}", done[0], len(examples), {})
 
-        if not images:
-            return embed(*self._loaded, [example.text or "" for example in examples], progress)
-        paths = [str(example.image) for example in examples]
-        parts = []
-        for start in range(0, len(paths), IMAGES):
-            with torch.no_grad():
-                parts.append(image_features(*self._loaded, paths[start : start + IMAGES]).float().cpu().numpy())
-            progress(len(parts[-1]))
-        rows = np.concatenate(parts)
-        lengths: np.ndarray = np.linalg.norm(rows, axis=1, keepdims=True)
-        return rows / np.maximum(lengths, 1e-12), 0
+        return self._embed(examples, progress)
 
 
-def encoder_name(config: Config, images: bool) -> str:
-    """The encoder a user named; for images, where none was named, the run's model."""
-    unnamed = config.encoder == Config.model_fields["encoder"].default
-    return config.model if images and unnamed and config.model is not None else config.encoder
+def _load(name: str, images: bool) -> Embed:
+    """What gives a model's vectors: of length 1, but for a decoder, whose features are as it gives them."""
+    from tunesmith.model.architecture import architecture
+    from tunesmith.model.embed import embed, hidden_features, load_encoder
+    from tunesmith.model.load import load_model
+    from tunesmith.sources import resolve_model
+
+    folder = resolve_model(name)
+    kind = architecture(folder)
+    if kind not in (("image-encoder",) if images else ("encoder", "decoder")):
+        wanted, fix = ("an image encoder", "dinov2-small") if images else ("an encoder or a decoder", "minilm-l6")
+        raise ConfigError(f"encoder: {folder.name} is of kind {kind}, expected {wanted}. Try {fix}.")
+    if images:
+        from tunesmith.model.vision import image_features, load_image_encoder
+
+        seer = load_image_encoder(folder)
+
+        def of_images(examples: Sequence[Example], progress: Progress) -> tuple[dict[str, np.ndarray], int]:
+            import torch
+
+            paths = [str(example.image) for example in examples]
+            parts = []
+            for start in range(0, len(paths), IMAGES):
+                with torch.no_grad():
+                    parts.append(image_features(*seer, paths[start : start + IMAGES]).float().cpu().numpy())
+                progress(len(parts[-1]))
+            rows = np.concatenate(parts)
+            lengths: np.ndarray = np.linalg.norm(rows, axis=1, keepdims=True)
+            return {"image": rows / np.maximum(lengths, 1e-12)}, 0
+
+        return of_images
+    if kind == "decoder":
+        lm = load_model(name)
+        return lambda examples, progress: hidden_features(lm, [e.text or "" for e in examples], progress)
+    encoder = load_encoder(folder)
+
+    def of_texts(examples: Sequence[Example], progress: Progress) -> tuple[dict[str, np.ndarray], int]:
+        vectors, cut = embed(encoder, [example.text or "" for example in examples], progress)
+        return {encoder.pooling: vectors}, cut
+
+    return of_texts
+
+
+def _scale(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and spread that bring features to a length of about 1: few of a decoder's would drown all others."""
+    spread = features.std(0)
+    return features.mean(0), np.maximum(spread, 1e-6) * features.shape[1] ** 0.5
+
+
+def _scaled(features: np.ndarray, scale: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+    return features if scale is None else (features - scale[0]) / scale[1]
+
+
+def encoder_names(config: Config, images: bool) -> list[str]:
+    """Encoders as a user named them; for images, where none was named, the run's model."""
+    return [OWN] if images and config.encoder == DEFAULT and config.model is not None else list(config.encoder)
+
+
+def encoder_name(config: Config) -> str:
+    """The sentence encoder that texts are compared by: the first that is named, else the default."""
+    return next((name for name in config.encoder if name != OWN), DEFAULT[0])
 
 
 def _ids(config: Config, model: str, architecture: str) -> list[str]:
+    """One candidate for each encoder.
+
+    Raises:
+        ConfigError: If two encoders would have the same id.
+    """
     if config.task.kind not in TASKS:
         return []
-    return [f"embedding/{model_id(encoder_name(config, architecture == 'image-encoder'))}"]
+    names = encoder_names(config, architecture == "image-encoder")
+    ids = [f"embedding/{model if name == OWN else model_id(name)}" for name in names]
+    if len(set(ids)) < len(ids):
+        raise ConfigError(f"encoder: {', '.join(names)} are not all of different names ({', '.join(ids)}). Keep one.")
+    return ids
 
 
 EMBEDDING = Family(

@@ -147,7 +147,7 @@ class Neighbours:
         from tunesmith.model.embed import load_encoder
         from tunesmith.sources import resolve_model
 
-        self.encoder, self.train = encoder_name(config, images=False), list(train)
+        self.encoder, self.train = encoder_name(config), list(train)
         folder = resolve_model(self.encoder)
         kind = architecture(folder)
         if kind != "encoder":
@@ -168,7 +168,7 @@ class Neighbours:
     def _embed(self, examples: Sequence[Example]) -> NDArray[Any]:
         from tunesmith.model.embed import embed
 
-        return embed(*self._loaded, [example.text or "" for example in examples])[0]
+        return embed(self._loaded, [example.text or "" for example in examples])[0]
 
 
 def nearest(vectors: NDArray[Any], queries: NDArray[Any], n: int) -> NDArray[np.int64]:

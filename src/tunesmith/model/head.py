@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from tunesmith.errors import DataError, ModelError
 from tunesmith.model.architecture import architecture
 from tunesmith.model.attention import Segment, build_pack
-from tunesmith.model.embed import load_encoder
+from tunesmith.model.embed import load_backbone
 from tunesmith.model.forward import hidden_states
 from tunesmith.model.load import HEAD_FILE, LanguageModel, load_causal
 from tunesmith.records import Example
@@ -119,7 +119,7 @@ def load_head_model(folder: ModelFolder, origin: dict[str, Any], outputs: int, f
         backbone, pooling, packed, tokenizer = lm.model.base_model, "last", lm.packed, lm.tokenizer
         width = backbone.config.get_text_config().hidden_size
     elif kind == "encoder":
-        backbone, tokenizer = load_encoder(folder)
+        backbone, tokenizer = load_backbone(folder)
         backbone.pooler = None  # of the first token; the mean takes its place
         pooling, packed, width = "mean", False, backbone.config.hidden_size
     elif kind == "image-encoder":

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.candidates import FAMILIES
+from tunesmith.candidates.candidate import model_id
 from tunesmith.candidates.prompt import NEAREST_COST, NEAREST_EXAMPLES
 from tunesmith.candidates.prompt_search import ROUND_EXAMPLES, ROUND_TOKENS
+from tunesmith.candidates.setfit import MOST_PAIRS, ROUNDS
 from tunesmith.config import FORMAT_VERSION, Config
 from tunesmith.errors import HardwareError
 from tunesmith.measures.uncertainty import minimum_detectable_effect
@@ -25,6 +27,7 @@ GLOBAL_BATCH = 16  # below 32, where LoRA starts to lose to full fine-tuning (Sc
 DISCORDANCE = 0.15  # share of test items on which two candidates disagree, before it is known
 SCORED_TOKENS_QUICK = 26_000  # tokens of the quick forgetting tier
 ENCODER_SECONDS = 0.006  # per short text and core, MiniLM
+SETFIT_BYTES = 2e9  # of tuning MiniLM: weights, gradient, moments, two copies, activations
 HEAD_STEPS, HEAD_EPOCHS = 2000, 20  # that a new head on a backbone that moves needs, and passes at most
 FITTED_EPOCHS = 8  # passes at most where the head starts fitted: so many that the rate has fallen before early stopping
 HEAD_SOURCE = "Mosbach et al. 2021, arXiv:2006.04884"
@@ -181,7 +184,13 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
     if family == "baseline":
         return 0.1, estimate.OTHER_PROCESS_BYTES
     if family == "embedding":
+        if facts.architecture == "decoder" and candidate_id not in map(_embedding_id, config.encoder):
+            texts = facts.train + facts.validation + facts.test
+            return estimate.scoring_seconds(facts, texts, own) + 3, estimate.scoring_bytes(facts)
         return _embedding_seconds(facts), estimate.OTHER_PROCESS_BYTES + 200e6
+    if family == "setfit":  # two texts a pair, forward and backward
+        texts = 2 * min(MOST_PAIRS, 2 * ROUNDS * facts.train)
+        return 3 * texts * ENCODER_SECONDS * 2 / facts.cores + _embedding_seconds(facts), SETFIT_BYTES
     if candidate_id == "prompt/zero-shot":
         return test + 3, estimate.scoring_bytes(facts)
     if candidate_id == "prompt/few-shot":
@@ -198,6 +207,10 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
         seconds += 2 * estimate.scoring_seconds(facts, 1, SCORED_TOKENS_QUICK)
     tokens = config.train.micro_batch_tokens
     return seconds, estimate.training_bytes(facts, method.kind, method, tokens, 256)
+
+
+def _embedding_id(encoder: str) -> str:
+    return f"embedding/{model_id(encoder)}"
 
 
 def _search_seconds(facts: Facts, own: float) -> float:

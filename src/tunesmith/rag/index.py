@@ -41,6 +41,8 @@ from tunesmith.run import disk_error, read_json, write_json
 if TYPE_CHECKING:
     import numpy as np
 
+    from tunesmith.model.embed import Encoder
+
 FORMAT_VERSION = 1
 TABLE = "chunks"
 COMMIT_CHUNKS = 1024  # chunks embedded and written at once, more only where one document has more
@@ -557,11 +559,10 @@ class Index:
         """Vectors, and how many texts were cut."""
         from tunesmith.model.embed import embed
 
-        model, tokenizer = self._loaded_encoder
-        return embed(model, tokenizer, texts)
+        return embed(self._loaded_encoder, texts)
 
     @functools.cached_property
-    def _loaded_encoder(self) -> tuple[Any, Any]:
+    def _loaded_encoder(self) -> Encoder:
         from tunesmith.model.embed import load_encoder
         from tunesmith.sources import resolve_model
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tunesmith.measures.linear import C_GRID, fit_linear
+from tunesmith.measures.linear import C_GRID, fit_linear, fit_ridge_classifier, log_softmax
 
 
 def test_the_penalty_of_labels_is_chosen_by_held_out_accuracy(rng: np.random.Generator) -> None:
@@ -74,3 +74,31 @@ def test_the_simplest_fit_within_a_standard_error_of_the_best_may_be_asked_for(r
     assert row["stderr"] == pytest.approx(hits.std() / 200**0.5)
     enough = [t["C"] for t in best.tried if t["score"] >= row["score"] - row["stderr"]]
     assert simple.c == enough[0] < best.c
+
+
+@pytest.mark.parametrize("labels", [2, 4])
+def test_ridge_decides_as_scikit_learns_classifier_does(rng: np.random.Generator, labels: int) -> None:
+    from sklearn.linear_model import RidgeClassifier
+
+    vectors, held_out = rng.normal(size=(80, 12)), rng.normal(size=(150, 12))
+    places, held = (v[:, :labels].argmax(1) for v in (vectors, held_out))
+    fit = fit_ridge_classifier(vectors, places[:, None], held_out, held[:, None], "cross_entropy", labels)
+    plain = [RidgeClassifier(alpha=1 / c).fit(vectors, places) for c in C_GRID]
+    assert [t["score"] for t in fit.tried] == pytest.approx([p.score(held_out, held) for p in plain])
+    np.testing.assert_array_equal(fit.outputs(held_out).argmax(1), plain[C_GRID.index(fit.c)].predict(held_out))
+    logits = fit.outputs(held_out)
+    told = next(t["nll"] for t in fit.tried if t["C"] == fit.c)
+    assert -log_softmax(logits)[np.arange(150), held].mean() == pytest.approx(told)
+    for factor in (0.3, 3.0):  # the factor is near the best: none is far better
+        assert -log_softmax(factor * logits)[np.arange(150), held].mean() > told - 1e-9
+
+
+def test_ridge_of_several_labels_decides_each(rng: np.random.Generator) -> None:
+    from sklearn.linear_model import RidgeClassifier
+
+    vectors, held_out = rng.normal(size=(80, 6)), rng.normal(size=(50, 6))
+    targets, held = (np.c_[v[:, 0] > 0, v[:, 1] > 0.5].astype(float) for v in (vectors, held_out))
+    fit = fit_ridge_classifier(vectors, targets, held_out, held, "binary", 2)
+    for label in (0, 1):
+        plain = RidgeClassifier(alpha=1 / fit.c).fit(vectors, targets[:, label])
+        np.testing.assert_array_equal(fit.outputs(held_out)[:, label] > 0, plain.predict(held_out) > 0.5)
