@@ -42,6 +42,8 @@ BATCH = 16  # pairs in a step
 LEARNING_RATE, WARMUP = 2e-5, 0.1  # of AdamW, rising over this share of the steps and falling to zero after
 EVALUATIONS = 5  # of the loss on validation pairs, evenly spread over the steps
 MEASURED_PAIRS = 400  # validation pairs it is measured on, and as many training pairs for overfitting
+# Told, since sentence-transformers takes a tokenizer with a chat template to be fed with conversations.
+TEXT_ALONE: Any = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 ENCODER, CLASSIFIER = "encoder", "classifier.safetensors"  # what is saved in the candidate's folder
 
 
@@ -127,7 +129,6 @@ class SetFit:
     ) -> dict[str, Any]:
         """Tune the encoder on pairs and save the best weights in ``encoder/``, as sentence-transformers reads them."""
         import torch
-        from transformers import get_linear_schedule_with_warmup
 
         from tunesmith.evaluate.overfitting import overfitting
 
@@ -143,7 +144,7 @@ class SetFit:
         steps = -(-len(pairs) // BATCH)
         evaluated = {round(steps * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
         optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
-        schedule = get_linear_schedule_with_warmup(optimizer, round(WARMUP * steps), steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step, steps))
         curve = [(0, float(_pair_losses(model, held_texts, held).mean()))]
         best, kept, tokens = curve[0], None, 0
         for step in range(1, steps + 1):
@@ -264,7 +265,7 @@ def build_sentence_transformer(folder: ModelFolder, encoder: Encoder) -> Any:
     transformer = Transformer(
         str(folder.path), model_kwargs={**here, "use_safetensors": True, "dtype": "float32"}, processor_kwargs=here,
         config_kwargs=here, max_seq_length=min(encoder.tokenizer.model_max_length, 100_000),
-        do_lower_case=encoder.lower,
+        do_lower_case=encoder.lower, modality_config=TEXT_ALONE, module_output_name="token_embeddings",
     )  # fmt: skip
     width = transformer.get_embedding_dimension()
     model = SentenceTransformer(
@@ -274,6 +275,12 @@ def build_sentence_transformer(folder: ModelFolder, encoder: Encoder) -> Any:
         device=str(encoder.model.device),
     )
     return model.eval()
+
+
+def _pace(step: int, steps: int) -> float:
+    """Share of the learning rate at a step: rising in a straight line, then falling to zero."""
+    rising = max(1, round(WARMUP * steps))
+    return min((step + 1) / rising, (steps - step) / max(1, steps - rising + 1), 1.0)
 
 
 def require_sentence_transformers() -> None:
