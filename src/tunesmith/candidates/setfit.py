@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from tunesmith.candidates.candidate import Context, Family, Fit, model_id
-from tunesmith.candidates.embedding import OWN
+from tunesmith.candidates.embedding import DEFAULT, OWN
 from tunesmith.config import Config
 from tunesmith.errors import ConfigError, MissingExtraError, TrainingError
 from tunesmith.measures.linear import LinearFit, fit_linear
@@ -324,7 +324,8 @@ def _pair_losses(model: Any, texts: Sequence[str], pairs: Sequence[Pair]) -> np.
 
 
 def _encoders(config: Config) -> list[str]:
-    return [name for name in config.encoder if name != OWN]
+    """Those that are named, but for the run's model; else the default."""
+    return [name for name in config.encoder if name != OWN] or list(DEFAULT)
 
 
 def _ids(config: Config, model: str, architecture: str) -> list[str]:

@@ -153,6 +153,8 @@ def test_without_the_extra_the_command_is_given(
 
 
 def test_it_is_for_texts_with_one_label() -> None:
+    own = parse_config({"task": "classification", "data": {"train": "x"}, "encoder": "model"})
+    assert FAMILIES["setfit"].ids(own, "m", "decoder") == ["setfit/minilm-l6"]
     for settings, architecture in (({"task": "regression"}, "decoder"), ({"task": "classification"}, "image-encoder")):
         config = parse_config({"data": {"train": "x"}, **settings})
         assert FAMILIES["setfit"].ids(config, "m", architecture) == []
