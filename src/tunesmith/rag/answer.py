@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tunesmith.errors import ConfigError
 from tunesmith.measures.metrics import normalize_answer
 from tunesmith.rag.index import Hit
-from tunesmith.rag.retrieve import Retriever, retrieve
+from tunesmith.rag.retrieve import DEPTH, Found, Retriever, find_both, fuse
 from tunesmith.records import Example, Message
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def with_context(example: Example, hits: Sequence[Hit], control: Collection[str]
 
 
 def _source(number: int, hit: Hit, control: Collection[str]) -> str:
-    name = " > ".join(part for part in (hit.chunk.document, hit.chunk.heading) if part)
+    name = " > ".join(part for part in (hit.chunk.document.rsplit("/", 1)[-1], hit.chunk.heading) if part)
     name = neutral(name, control).replace('"', "'").replace(">", "›").replace("\n", " ")
     return f'<source number="{number}" name="{name}">\n{neutral(hit.chunk.text, control)}\n</source>'
 
@@ -118,9 +118,23 @@ def holds(text: str, answer: str) -> bool:
 
 
 # ── whether to answer ────────────────────────────────────────────────────────────────────────────────────
-def refuses(hits: Sequence[Hit], threshold: float | None) -> bool:
-    """Whether nothing that was found is good enough: no hit, or the best scores below the threshold."""
-    return not hits or (threshold is not None and max(hit.score for hit in hits) < threshold)
+def refuses(found: Found, retriever: Retriever, threshold: float | None) -> bool:
+    """Whether nothing that was found is good enough: there is no hit, or the best scores below the threshold."""
+    best = best_score(found, retriever)
+    return best is None or (threshold is not None and best < threshold)
+
+
+def best_score(found: Found, retriever: Retriever) -> float | None:
+    """The best hit's BM25 for bm25, else its cosine: fused scores are relative to it. None where there is no hit."""
+    hits = found.bm25 if retriever == "bm25" else found.dense
+    return hits[0].score if hits else None
+
+
+def chosen_hits(found: Found, retriever: Retriever, weight: float | None, k: int) -> list[Hit]:
+    """The ``k`` best of what was found, as :func:`~tunesmith.rag.retrieve.retrieve` gives them."""
+    if retriever == "hybrid":
+        return fuse(found, weight, k)
+    return (found.bm25 if retriever == "bm25" else found.dense)[:k]
 
 
 class Threshold(NamedTuple):
@@ -172,22 +186,25 @@ def ask(
         lm: A decoder, base or tuned, loaded as ``causal``.
         k: Sources shown, at most; fewer where they do not fit into the model.
         retriever: How they are found.
-        threshold: Best score below which the answer is that the documents do not say; None: only if nothing is found.
+        threshold: Of :func:`best_score`, below which the answer is that the documents do not say; None: only where
+            nothing is found.
         max_new_tokens: An answer longer than this is cut.
 
     Raises:
-        ConfigError: If the question is empty, or does not fit into the model.
+        ConfigError: If the question is empty, does not fit into the model, or ``k`` is not at least 1.
     """
     from tunesmith.data.render import Renderer
     from tunesmith.model.generate import generate
 
-    if not question.strip():
-        raise ConfigError("the question is empty. Give it some words.")
-    hits = retrieve(index, [question], retriever, k)[0]
-    if refuses(hits, threshold):
+    check_question(question, k)
+    found = find_both(index, [question], max(k, DEPTH))[0]
+    hits = chosen_hits(found, retriever, None, k)
+    if refuses(found, retriever, threshold):
         return Answer(REFUSAL, Citations((), ()), tuple(hits), True)
     renderer, control = Renderer(lm.tokenizer, lm.max_length), control_tokens(lm.tokenizer)
-    example = Example("question", (Message("user", neutral(question, control)),))
+    instruction = lm.origin.get("instruction")  # that a tuned model was trained with
+    opening = (Message("system", instruction),) if instruction else ()
+    example = Example("question", (*opening, Message("user", neutral(question, control))))
     while True:
         prompt = renderer.prompt(with_context(example, hits, control).messages)
         if len(prompt) + max_new_tokens <= lm.max_length:
@@ -200,3 +217,11 @@ def ask(
         hits = hits[:-1]
     text = generate(lm, [prompt], max_new_tokens)[0].text.strip()
     return Answer(text, citations(text, len(hits)), tuple(hits), False)
+
+
+def check_question(question: str, k: int) -> None:
+    """Refuse what :func:`ask` would, before a model is loaded."""
+    if not question.strip():
+        raise ConfigError("the question is empty. Give it some words.")
+    if k < 1:
+        raise ConfigError(f"k: {k} sources asked for; expected at least 1.")

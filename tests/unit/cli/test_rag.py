@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from end_to_end.projects import build_encoder, call
+from end_to_end.projects import TINY, build_encoder, call
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,21 @@ def test_from_documents_to_what_is_found(docs: Path, encoder: Path) -> None:
     assert [hit["document"] for hit in old["hits"]] == ["docs/bread.txt"]
     nothing = call("rag", "search", "kb", "flour", "--retriever", "bm25")
     assert (nothing.code, nothing.out, nothing.err) == (0, "", "nothing found\n")
+
+
+def test_a_question_is_answered_with_its_sources(docs: Path, encoder: Path) -> None:
+    call("rag", "add", "kb", "docs", "--encoder", encoder, "--quiet")
+    told = json.loads(call("rag", "ask", "kb", "who bakes?", "--model", TINY, "-k", 2, "--json").out)
+    assert (told["refused"], len(told["hits"])) == (False, 2)
+    hybrid = json.loads(call("rag", "search", "kb", "who bakes?", "--retriever", "hybrid", "-k", 2, "--json").out)
+    assert [hit["id"] for hit in told["hits"]] == [hit["id"] for hit in hybrid["hits"]]
+    shown = call("rag", "ask", "kb", "who bakes?", "--model", TINY, "-k", 2)
+    assert f"[2] {told['hits'][1]['document']}" in shown.out
+    refused = call("rag", "ask", "kb", "who bakes?", "--model", TINY, "--threshold", 2)
+    assert refused.out.startswith("The documents do not say.")
+    for arguments, said in ((("", "-k", 2), "question is empty"), (("x", "-k", 0), "at least 1")):
+        wrong = call("rag", "ask", "kb", *arguments)
+        assert (wrong.code, said in wrong.err) == (3, True)
 
 
 def test_what_cannot_be_done_is_said(docs: Path, encoder: Path, tmp_path: Path) -> None:

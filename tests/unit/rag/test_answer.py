@@ -10,6 +10,7 @@ from tunesmith.rag.answer import (
     REFUSAL,
     Citations,
     ask,
+    best_score,
     citations,
     control_tokens,
     holds,
@@ -23,6 +24,7 @@ from tunesmith.rag.answer import (
 )
 from tunesmith.rag.chunk import Chunk
 from tunesmith.rag.index import Hit, Index
+from tunesmith.rag.retrieve import RETRIEVERS, Found
 from tunesmith.records import Example, Message
 
 
@@ -93,10 +95,15 @@ def test_the_threshold_tells_both_kinds_apart() -> None:
     assert tune_threshold([0.5], [0.5]).accuracy == 0.5
     with pytest.raises(ValueError, match="some of both"):
         tune_threshold([], [0.1])
-    assert refuses([], None)
-    assert refuses([hit("x", 0.4)], 0.5)
-    assert not refuses([hit("x", 0.4), hit("y", 0.6)], 0.5)
-    assert not refuses([hit("x", 0.4)], None)
+
+
+def test_nothing_good_enough_is_refused() -> None:
+    found = Found([hit("x", 0.6), hit("y", 0.4)], [hit("y", 7.0)])
+    assert [best_score(found, r) for r in RETRIEVERS] == [0.6, 7.0, 0.6]
+    assert [refuses(found, r, 0.65) for r in RETRIEVERS] == [True, False, True]
+    assert not refuses(found, "dense", 0.6)
+    assert refuses(Found([], []), "dense", None)
+    assert not refuses(found, "dense", None)
 
 
 def test_a_question_is_answered_from_an_index(encoder: Path, tiny_model_path: Path, tmp_path: Path) -> None:

@@ -1,0 +1,381 @@
+"""``rag/<retriever>`` and ``tune+rag/<model>/<method>``: the model answers with documents before it.
+
+``rag`` shows the base model, with each question, the chunks that a retriever finds for it. ``tune+rag`` trains the
+model on such questions: most training examples are shown the chunk that holds their answer among others, the rest only
+others, so that it learns to read and to pass over. Training never sees the test questions; the documents, which are
+there in use as well, may hold the answers to them.
+
+Source: Lewis et al. 2020, "Retrieval-augmented generation", arXiv:2005.11401; Zhang et al. 2024, "RAFT",
+arXiv:2403.10131.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from tunesmith.candidates.candidate import Context, Family, Fit
+from tunesmith.candidates.embedding import encoder_name
+from tunesmith.candidates.tuned import Tuned
+from tunesmith.config import Config, Rag
+from tunesmith.errors import DataError
+from tunesmith.measures.retrieval import ndcg_at, recall_at, reciprocal_rank
+from tunesmith.rag.answer import (
+    best_score,
+    chosen_hits,
+    citations,
+    control_tokens,
+    holds,
+    question_of,
+    refusal_accuracy,
+    tune_threshold,
+    with_context,
+    without_citations,
+)
+from tunesmith.rag.index import Hit, Index
+from tunesmith.rag.retrieve import Found, Retriever, find_both, tune_weight
+from tunesmith.records import Example, Prediction
+from tunesmith.tasks.generation import SCORES, GenerationTask, shown_text
+
+if TYPE_CHECKING:
+    from tunesmith.data.render import Renderer
+    from tunesmith.model.load import LanguageModel
+
+WRONG = 0.5  # an answer that scores less counts as wrong, where errors are told apart
+ORACLE_EXAMPLES = 100  # test questions asked again with the right chunk alone, at most
+TRAINED_METHODS = ("lora", "qlora", "full")
+METRIC_PLACES = 10  # of nDCG
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was found for an example: the two lists, the chunks to show, and all known ones that hold its answer."""
+
+    found: Found
+    hits: list[Hit]
+    right: list[Hit]
+
+
+class Lookup:
+    """The documents of a run: its index, and what a retriever finds in it."""
+
+    def __init__(self, context: Context, retriever: Retriever, folder: Path) -> None:
+        self.context, self.retriever = context, retriever
+        self.settings = cast("Rag", context.config.rag)
+        self.folder = Path(self.settings.index).expanduser() if self.settings.index else folder.parent.parent / "index"
+        self.weight: float | None = None
+        self.threshold: float | None = None
+        self.details: dict[str, Any] = {"retriever": retriever, "k": self.settings.k}
+        self._index: Index | None = None
+
+    def open(self) -> Index:
+        """The index, with the documents in it.
+
+        Raises:
+            DataError: If there is nothing in it.
+        """
+        if self._index is None:
+            index = self._made() if self.settings.index is None else Index.open(self.folder)
+            stats = index.stats()
+            if not stats["chunks"]:
+                refused = "; ".join(f"{name}: {reason}" for name, reason in self.details.get("refused", []))
+                raise DataError(f"rag: there is nothing in the documents to look up ({refused or self.folder}).")
+            self.details |= {"encoder": index.encoder, "documents": stats["documents"], "chunks": stats["chunks"]}
+            self._index = index
+        return self._index
+
+    def _made(self) -> Index:
+        from tunesmith.sources import resolve_files
+
+        paths = [
+            path
+            for source in self.settings.documents
+            for path in (resolve_files(source).values() if _is_named(source) else [Path(source)])
+        ]
+        if (self.folder / "index.json").is_file():
+            index = Index.open(self.folder)
+        else:
+            size = self.settings.chunk_size
+            index = Index.create(self.folder, encoder_name(self.context.config), chunk_size=size, overlap=size // 10)
+        added = index.add(paths, self.context.listener)
+        if added.refused:
+            self.details["refused"] = [[item.name, item.reason] for item in added.refused]
+        return index
+
+    def look(self, examples: Sequence[Example]) -> list[Looked]:
+        """What is found for each example's question, as far as ``weight`` is known."""
+        index, k = self.open(), self.settings.k
+        looked = []
+        for example, found in zip(examples, find_both(index, [question_of(e) for e in examples]), strict=True):
+            more = index.text(example.answer, METRIC_PLACES) if example.answer.strip() else []
+            known = {hit.chunk.id: hit for hits in (more, *found) for hit in hits}
+            right = [hit for hit in known.values() if holds(hit.chunk.text, example.answer)]
+            looked.append(Looked(found, chosen_hits(found, self.retriever, self.weight, k), right))
+        return looked
+
+    def tune(self, validation: Sequence[Example]) -> None:
+        """Choose the weight of hybrid and the threshold to refuse on validation examples whose answer is somewhere."""
+        looked = [one for one in self.look(validation) if one.right]
+        self.details |= {"validation_examples": len(looked)}
+        if not looked:
+            return
+        if self.retriever == "hybrid":
+            gains: list[dict[Any, float]] = [{hit.chunk.id: 1.0 for hit in one.right} for one in looked]
+            self.weight = tune_weight(
+                [one.found for one in looked], lambda i, hits: ndcg_at(_ids(hits), gains[i], METRIC_PLACES),
+                METRIC_PLACES,
+            )  # fmt: skip
+            self.details["weight"] = self.weight
+        answerable, unanswerable = self._best_scores(looked)
+        if answerable and unanswerable:
+            chosen = tune_threshold(answerable, unanswerable)
+            self.threshold = chosen.value
+            self.details["refusal"] = {"threshold": chosen.value, "validation_accuracy": chosen.accuracy}
+
+    def _best_scores(self, looked: Sequence[Looked]) -> tuple[list[float], list[float]]:
+        """Best scores of questions, and of the same with every chunk that holds their answer hidden."""
+        scores: tuple[list[float], list[float]] = ([], [])
+        for one in (each for each in looked if each.right):
+            right = {hit.chunk.id for hit in one.right}
+            hidden = Found(*([hit for hit in hits if hit.chunk.id not in right] for hits in one.found))
+            for kind, found in zip(scores, (one.found, hidden), strict=True):
+                kind += [best for best in [best_score(found, self.retriever)] if best is not None]
+        return scores
+
+    # ── what it came to ──────────────────────────────────────────────────────────────────────────────────
+    def judge(
+        self, looked: Sequence[Looked], shown: Sequence[int], raw: Sequence[str], predictions: Sequence[Prediction],
+        oracle: dict[int, float],
+    ) -> None:  # fmt: skip
+        """Put into the details: rankings, refusals, citations, and why wrong answers are wrong.
+
+        Args:
+            looked: What was found for each test example.
+            shown: How many of the hits fitted into its prompt.
+            raw: Answers with their citations.
+            predictions: The same answers, scored.
+            oracle: By place, the score of the answer to the right chunk alone.
+        """
+        known = [one for one in looked if one.right]
+        rankings = [(_ids(chosen_hits(one.found, self.retriever, self.weight, 50)), one.right) for one in known]
+        if rankings:
+            k = self.settings.k
+            self.details["retrieval"] = {
+                "n": len(rankings), "k": k,
+                "recall": float(np.mean([recall_at(r, _ids(right), k) for r, right in rankings])),
+                "ndcg@10": float(np.mean([ndcg_at(r, dict.fromkeys(_ids(right), 1.0), METRIC_PLACES)
+                                          for r, right in rankings])),
+                "mrr": float(np.mean([reciprocal_rank(r, _ids(right)) for r, right in rankings])),
+            }  # fmt: skip
+        scores = self._best_scores(looked)
+        if self.threshold is not None and all(scores):
+            self.details["refusal"]["test_accuracy"] = refusal_accuracy(*scores, self.threshold)
+        self.details["chunks_shown"] = float(np.mean(shown))
+        self.details["citations"] = cited(looked, shown, raw)
+        self.details["errors"] = errors(looked, shown, predictions, oracle)
+        if oracle:
+            self.details["oracle"] = {
+                "n": len(oracle), "score": float(np.mean(list(oracle.values()))),
+                "own_score": float(np.mean([predictions[i].score for i in oracle])),
+            }  # fmt: skip
+
+
+def cited(looked: Sequence[Looked], shown: Sequence[int], raw: Sequence[str]) -> dict[str, Any]:
+    """Share of answers that cite, and of their citations those of a shown chunk that holds the answer (precision)."""
+    found = [citations(answer, n) for answer, n in zip(raw, shown, strict=True)]
+    good = sum(
+        one.hits[number - 1].chunk.id in _ids(one.right)
+        for one, cites in zip(looked, found, strict=True)
+        for number in cites.real
+    )
+    total = sum(len(cites.real) + len(cites.invented) for cites in found)
+    return {
+        "answers_that_cite": sum(bool(cites.real or cites.invented) for cites in found) / max(1, len(found)),
+        "citations": total, "invented": sum(len(cites.invented) for cites in found),
+        "precision": good / total if total else None,
+    }  # fmt: skip
+
+
+def errors(
+    looked: Sequence[Looked], shown: Sequence[int], predictions: Sequence[Prediction], oracle: dict[int, float]
+) -> dict[str, Any]:
+    """Wrong answers told apart by what went wrong.
+
+    Where no chunk that was shown holds the answer, it is a ``retrieval_miss``. Else, where the model answers right if
+    it is shown the right chunk alone, ``ignored_context``; where it does not, ``wrong_reading``; where it was not
+    asked, ``not_told_apart``.
+    """
+    counts = dict.fromkeys(("retrieval_miss", "ignored_context", "wrong_reading", "not_told_apart"), 0)
+    for i, (one, n, prediction) in enumerate(zip(looked, shown, predictions, strict=True)):
+        if prediction.score >= WRONG:
+            continue
+        right = set(_ids(one.right))
+        if not any(hit.chunk.id in right for hit in one.hits[:n]):
+            counts["retrieval_miss"] += 1
+        elif i not in oracle:
+            counts["not_told_apart"] += 1
+        else:
+            counts["ignored_context" if oracle[i] >= WRONG else "wrong_reading"] += 1
+    return {"wrong_below": WRONG, "wrong": sum(counts.values()), **counts}
+
+
+class Retrieval:
+    """``rag/<retriever>``: the base model with what was found before each question."""
+
+    def __init__(self, context: Context, candidate_id: str, folder: Path) -> None:
+        self.context, self.id = context, candidate_id
+        self.lookup = Lookup(context, cast("Retriever", candidate_id.rsplit("/", 1)[1]), folder)
+
+    def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit:
+        self.lookup.tune(validation)
+        return Fit(details={"rag": self.lookup.details})
+
+    def predict(self, examples: Sequence[Example]) -> list[Prediction]:
+        from tunesmith.data.render import Renderer
+        from tunesmith.model.load import load_model
+
+        self.context.listener(f"{self.id}: loading {self.context.model}", 0, 0, {})
+        lm = load_model(self.context.model, "causal")
+        renderer = Renderer(lm.tokenizer, lm.max_length)
+        return answered(self.lookup, self.context, renderer, examples, lambda asked: self._ask(lm, asked))
+
+    def _ask(self, lm: LanguageModel, examples: Sequence[Example]) -> list[Prediction]:
+        total, done = len(examples), [0]
+
+        def progress(n: int) -> None:
+            done[0] += n
+            self.context.listener(f"{self.id}: test", done[0], total, {})
+
+        return self.context.task.predict(lm, examples, self.id, (), progress)
+
+
+class TunedRetrieval:
+    """``tune+rag/<model>/<method>``: trained with chunks before each question, as it is then asked."""
+
+    def __init__(self, context: Context, candidate_id: str, folder: Path) -> None:
+        self.context, self.id = context, candidate_id
+        self.lookup = Lookup(context, cast("Rag", context.config.rag).retriever[-1], folder)
+        self.tuned = Tuned(context, candidate_id, folder)
+
+    def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit:
+        settings, renderer = self.lookup.settings, self._renderer()
+        self.lookup.tune(validation)
+        rng = np.random.default_rng([self.context.config.seed, 8])
+        kept = rng.random(len(train)) < settings.gold_share
+        shown = [
+            raft_hits(one, settings.k, bool(keep)) for one, keep in zip(self.lookup.look(train), kept, strict=True)
+        ]
+        contexts = [fitted_context(self.context, renderer, e, hits)[0] for e, hits in zip(train, shown, strict=True)]
+        held_out = [
+            fitted_context(self.context, renderer, e, one.hits)[0]
+            for e, one in zip(validation, self.lookup.look(validation), strict=True)
+        ]
+        fit = self.tuned.fit(contexts, held_out)
+        self.lookup.details["train_examples_with_their_answer"] = int(kept.sum())
+        fit.details["rag"] = self.lookup.details
+        return fit
+
+    def predict(self, examples: Sequence[Example]) -> list[Prediction]:
+        return answered(self.lookup, self.context, self._renderer(), examples, self.tuned.predict)
+
+    def _renderer(self) -> Renderer:
+        from tunesmith.data.render import Renderer
+        from tunesmith.model.load import load_tokenizer
+        from tunesmith.sources import resolve_model
+
+        return Renderer(load_tokenizer(resolve_model(self.context.model), "decoder"), self.context.max_length)
+
+
+def raft_hits(looked: Looked, k: int, keep: bool) -> list[Hit]:
+    """What a training example is shown: the chunk with its answer among others, or only others; at most ``k``."""
+    right = set(_ids(looked.right))
+    if keep:
+        there = any(hit.chunk.id in right for hit in looked.hits)
+        return looked.hits if there or not right else [*looked.hits[: k - 1], looked.right[0]]
+    others = [*looked.hits, *looked.found.dense, *looked.found.bm25]
+    return list({hit.chunk.id: hit for hit in others if hit.chunk.id not in right}.values())[:k]
+
+
+def fitted_context(context: Context, renderer: Renderer, example: Example, hits: Sequence[Hit]) -> tuple[Example, int]:
+    """The example with as many of its hits as leave room for the answer, and how many these are."""
+    task = cast("GenerationTask", context.task)
+    control = control_tokens(renderer.tokenizer)
+    for n in range(len(hits), 0, -1):
+        shown = with_context(example, hits[:n], control)
+        turns = task.messages(shown)
+        asked = len(renderer.prompt(turns)) + task.max_new_tokens
+        if max(asked, len(renderer.render(turns).input_ids)) <= renderer.max_length:
+            return shown, n
+    return example, 0
+
+
+def answered(
+    lookup: Lookup, context: Context, renderer: Renderer, examples: Sequence[Example], ask: Any
+) -> list[Prediction]:
+    """Predictions for the original examples, each asked with what was found; the details say how that went."""
+    started = time.monotonic()
+    looked = lookup.look(examples)
+    asked = [fitted_context(context, renderer, e, one.hits) for e, one in zip(examples, looked, strict=True)]
+    finding = (time.monotonic() - started) / max(1, len(examples))
+    task = cast("GenerationTask", context.task)
+    raw = ask([example for example, _ in asked])
+    predictions = [
+        replace(_own(task, prediction, example), seconds=prediction.seconds + finding)
+        for prediction, example in zip(raw, examples, strict=True)
+    ]
+    places = [i for i, one in enumerate(looked) if one.right][:ORACLE_EXAMPLES]
+    alone = [fitted_context(context, renderer, examples[i], looked[i].right[:1])[0] for i in places]
+    best = ask(alone) if alone else []
+    oracle = {i: _own(task, p, examples[i]).score for i, p in zip(places, best, strict=True)}
+    lookup.judge(looked, [n for _, n in asked], [p.prediction for p in raw], predictions, oracle)
+    return predictions
+
+
+def _own(task: GenerationTask, prediction: Prediction, example: Example) -> Prediction:
+    """The prediction as one of the original example, compared without its citations."""
+    text = without_citations(prediction.prediction)
+    score = SCORES[task.metric](text, prediction.target)
+    return replace(prediction, example_id=example.id, prediction=text, score=score, text=shown_text(example))
+
+
+def _ids(hits: Sequence[Hit]) -> list[str]:
+    return [hit.chunk.id for hit in hits]
+
+
+def _is_named(source: str) -> bool:
+    """Whether a source stands for files by name or wildcard, not for a file or folder that is there."""
+    return not Path(source).expanduser().exists() and (":" in source or "*" in source or "?" in source)
+
+
+def _fits(config: Config, architecture: str) -> bool:
+    return config.rag is not None and config.task.kind == "generation" and architecture == "decoder"
+
+
+def _ids_of_rag(config: Config, model: str, architecture: str) -> list[str]:
+    return [f"rag/{name}" for name in cast("Rag", config.rag).retriever] if _fits(config, architecture) else []
+
+
+def _ids_of_tuned(config: Config, model: str, architecture: str) -> list[str]:
+    methods = [method.kind for method in config.method if method.kind in TRAINED_METHODS]
+    return [f"tune+rag/{model}/{kind}" for kind in methods] if _fits(config, architecture) else []
+
+
+RAG = Family(
+    name="rag",
+    ids=_ids_of_rag,
+    baseline=True,
+    reason="looks the answer up; what changes from day to day need not be learned",
+    build=Retrieval,
+)
+TUNED_RAG = Family(
+    name="tune+rag",
+    ids=_ids_of_tuned,
+    baseline=False,
+    reason="learns how to answer, and looks up what",
+    build=TunedRetrieval,
+)

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from end_to_end.projects import TINY, build_encoder
+from tunesmith.candidates import FAMILIES, Context
+from tunesmith.candidates.retrieval import (
+    Looked,
+    Lookup,
+    answered,
+    cited,
+    errors,
+    fitted_context,
+    raft_hits,
+)
+from tunesmith.config import parse_any_config, parse_config, read_config
+from tunesmith.data.render import Renderer
+from tunesmith.errors import ConfigError, DataError
+from tunesmith.model.load import load_tokenizer
+from tunesmith.rag.answer import with_context
+from tunesmith.rag.chunk import Chunk
+from tunesmith.rag.index import Hit, Index
+from tunesmith.rag.retrieve import Found
+from tunesmith.records import Example, Message, Prediction
+from tunesmith.sources import resolve_model
+from tunesmith.tasks import build_task
+from tunesmith.workflow import silent
+
+WORDS = ["sand", "brick", "glass", "steel", "cement", "timber", "slate", "copper", "paint", "gravel", "tile", "stone"]
+FACTS = {word: f"The {word} comes from town number {i * 7}" for i, word in enumerate(WORDS)}
+
+
+def examples() -> list[Example]:
+    return [
+        Example(f"f:{i}", (Message("user", f"Where does {word} come from?"), Message("assistant", fact)), group=word)
+        for i, (word, fact) in enumerate(FACTS.items())
+    ]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture
+def context(tmp_path: Path, encoder: Path) -> Context:
+    """Facts as documents, and a generation task about them."""
+    rows = "".join(json.dumps({"text": fact}) + "\n" for fact in FACTS.values())
+    (tmp_path / "facts.jsonl").write_text(rows, encoding="utf-8")
+    config = parse_config({
+        "task": {"kind": "generation", "max_new_tokens": 4}, "data": {"train": "x"}, "model": str(TINY),
+        "encoder": str(encoder), "rag": {"documents": str(tmp_path / "facts.jsonl"), "k": 3}, "forgetting": "off",
+    })  # fmt: skip
+    loop: dict[str, Any] = {"lora": {"epochs": 1.0, "learning_rate": 0.01, "global_batch_size": 4}}
+    return Context(config, build_task(config.task, []), str(TINY), loop, 1024, silent)
+
+
+def hits(*texts: str) -> list[Hit]:
+    return [Hit(Chunk(text, "d", "", 0, 0, text), 1.0 - i / 10) for i, text in enumerate(texts)]
+
+
+def prediction(score: float) -> Prediction:
+    return Prediction("e", "c", "p", "t", score)
+
+
+def test_the_base_model_answers_with_what_was_found(context: Context, tmp_path: Path) -> None:
+    asked = examples()
+    for name in ("dense", "bm25", "hybrid"):
+        candidate = FAMILIES["rag"].build(context, f"rag/{name}", tmp_path / "run" / "candidates" / f"rag__{name}")
+        details = candidate.fit(asked[:4], asked[4:8]).details["rag"]
+        assert details["chunks"] == details["documents"] == len(FACTS)
+        assert ("weight" in details) == (name == "hybrid")
+        predictions = candidate.predict(asked[8:])
+        assert [p.example_id for p in predictions] == [e.id for e in asked[8:]]
+        assert [p.cluster for p in predictions] == WORDS[8:]
+        assert [p.text for p in predictions] == [e.prompt[0].content for e in asked[8:]]
+        assert details["retrieval"]["n"] == 4
+        assert details["oracle"]["n"] == 4
+        assert details["errors"]["wrong"] == sum(p.score < 0.5 for p in predictions)
+        json.dumps(details, allow_nan=False)
+        if name == "bm25":  # the encoder is random
+            assert details["refusal"]["validation_accuracy"] == details["refusal"]["test_accuracy"] == 1.0
+    assert details["retrieval"]["recall"] == 1.0
+    assert (tmp_path / "run" / "index" / "index.json").is_file()
+
+
+def test_a_model_is_trained_with_what_was_found(context: Context, tmp_path: Path) -> None:
+    asked = examples()
+    name = "tune+rag/tiny_llama/lora"
+    candidate = FAMILIES["tune+rag"].build(context, name, tmp_path / "run" / "candidates" / "tuned")
+    fit = candidate.fit(asked[:8], asked[8:10])
+    assert fit.tokens_trained > 0
+    assert 0 < fit.details["rag"]["train_examples_with_their_answer"] < 9
+    predictions = candidate.predict(asked[10:])
+    assert [(p.example_id, p.candidate) for p in predictions] == [(e.id, name) for e in asked[10:]]
+    assert fit.details["rag"]["oracle"]["n"] == 2
+
+
+def test_answers_are_judged_without_their_citations(context: Context, tmp_path: Path) -> None:
+    """A model that copies the first source and cites it."""
+    lookup = Lookup(context, "bm25", tmp_path / "run" / "candidates" / "rag")
+    renderer = Renderer(load_tokenizer(resolve_model(str(TINY)), "decoder"), 1024)
+
+    def ask(shown: list[Example]) -> list[Prediction]:
+        first = [e.prompt[-1].content.split(">\n")[2].removesuffix("\n</source") for e in shown]
+        pairs = zip(first, shown, strict=True)
+        return [Prediction(e.id, "c", f"{text} [1]", e.answer, 0.0, text="changed") for text, e in pairs]
+
+    predictions = answered(lookup, context, renderer, examples(), ask)
+    assert [p.prediction for p in predictions] == list(FACTS.values())
+    assert {p.score for p in predictions} == {1.0}
+    details = lookup.details
+    assert details["citations"] == {"answers_that_cite": 1.0, "citations": 12, "invented": 0, "precision": 1.0}
+    assert details["errors"]["wrong"] == 0
+    assert details["oracle"] == {"n": 12, "score": 1.0, "own_score": 1.0}
+
+
+def test_wrong_answers_are_told_apart() -> None:
+    right, other = hits("right", "other")
+    seen = Looked(Found([right, other], []), [right, other], [right])
+    missed = Looked(Found([other], []), [other], [right])
+    late = Looked(Found([other, right], []), [other, right], [right])  # the second did not fit
+    looked = [seen, seen, missed, seen, late, seen]
+    scores = [prediction(s) for s in (0.9, 0.1, 0.0, 0.2, 0.4, 0.49)]
+    found = errors(looked, [2, 2, 1, 2, 1, 2], scores, {0: 1.0, 1: 1.0, 2: 1.0, 3: 0.1, 4: 1.0})
+    assert found == {
+        "wrong_below": 0.5, "wrong": 5, "retrieval_miss": 2, "ignored_context": 1, "wrong_reading": 1,
+        "not_told_apart": 1,
+    }  # fmt: skip
+    cites = cited([seen, seen, missed], [2, 2, 1], ["a [1]", "b [2] [7]", "none"])
+    assert cites == {"answers_that_cite": 2 / 3, "citations": 3, "invented": 1, "precision": 1 / 3}
+
+
+def test_training_shows_the_right_chunk_among_others_or_others_only() -> None:
+    found = hits("a", "b", "c", "d", "e")
+    missed = Looked(Found(found[:4], found[1:4]), found[:3], [found[4]])
+    assert [h.chunk.id for h in raft_hits(missed, 3, True)] == ["a", "b", "e"]
+    there = Looked(Found(found[:4], found[1:4]), found[:3], [found[1]])
+    assert raft_hits(there, 3, True) == found[:3]
+    assert [h.chunk.id for h in raft_hits(there, 3, False)] == ["a", "c", "d"]
+
+
+def test_chunks_that_leave_no_room_are_left_out(context: Context) -> None:
+    found, example = hits("one " * 100, "two " * 100, "three " * 100), examples()[0]
+    renderer = Renderer(load_tokenizer(resolve_model(str(TINY)), "decoder"), 100_000)
+    lengths = [len(renderer.prompt(with_context(example, found[:n]).messages)) for n in range(4)]
+    for n in range(4):
+        short = Renderer(renderer.tokenizer, lengths[n] + 60)
+        shown, kept = fitted_context(context, short, example, found)
+        assert kept == n
+        assert (shown is example) == (n == 0)
+
+
+def test_an_index_that_is_there_is_used_as_it_is(context: Context, encoder: Path, tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "kb", str(encoder))
+    settings = {**context.config.model_dump(mode="json"), "rag": {"index": str(tmp_path / "kb")}}
+    config = parse_config(settings)
+    own = Context(config, context.task, context.model, {}, 1024, silent)
+    with pytest.raises(DataError, match="nothing in the documents"):
+        Lookup(own, "dense", tmp_path / "run" / "candidates" / "x").open()
+    index.add([tmp_path / "facts.jsonl"])
+    assert Lookup(own, "dense", tmp_path / "run" / "candidates" / "x").open().stats()["documents"] == len(FACTS)
+
+
+BASE: dict[str, Any] = {"task": "generation", "data": {"train": "x"}}
+
+
+def test_documents_bring_their_candidates() -> None:
+    config = parse_config({**BASE, "rag": {"documents": "docs"}, "method": ["lora", "full"]})
+    assert config.candidates[-2:] == ("rag", "tune+rag")
+    assert parse_config(config.model_dump(mode="json")) == config
+    assert FAMILIES["rag"].ids(config, "m", "decoder") == ["rag/dense", "rag/bm25", "rag/hybrid"]
+    assert FAMILIES["tune+rag"].ids(config, "m", "decoder") == ["tune+rag/m/lora", "tune+rag/m/full"]
+    assert FAMILIES["rag"].ids(config, "m", "encoder") == []
+    assert "rag" not in parse_config(BASE).candidates
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"candidates": ["rag"]}, "need documents"),
+        ({"rag": {}}, "neither documents nor an index"),
+        ({"rag": {"documents": "a", "index": "b"}}, "leave one out"),
+        ({"rag": {"documents": "a", "retriever": ["dense", "dense"]}}, "may stand once"),
+        ({"rag": {"documents": "a", "retreiver": "dense"}}, "Did you mean 'retriever'"),
+        ({"rag": {"documents": "a"}, "task": "classification"}, "classification takes no documents"),
+        ({"tasks": {"a": {"kind": "generation", "data": {"train": "x"}}, "b": {"kind": "generation",
+          "data": {"train": "y"}}}, "candidates": ["rag"]}, "one task"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_said(changes: dict[str, Any], match: str) -> None:
+    raw = {**BASE, **changes}
+    if "tasks" in changes:
+        raw = changes
+    with pytest.raises(ConfigError, match=match):
+        parse_any_config(raw)
+
+
+def test_documents_lie_beside_the_project_file(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "p.yaml").write_text("task: generation\ndata: {train: x}\nrag: {documents: [docs, other]}\n")
+    config = read_config(tmp_path / "p.yaml")
+    assert config.rag is not None
+    assert config.rag.documents == (str(tmp_path / "docs"), "other")
