@@ -29,6 +29,8 @@ def sliced(path: Path) -> dict[str, Any]:
             task = place.get("task", place)
             if isinstance(task, dict) and "max_new_tokens" in task:
                 task |= TASK
+    if "rag" in project:
+        project["rag"] |= {"retriever": ["hybrid"], "k": 1}
     if "epochs" in project.get("train", {}):  # heads need the passes they get
         project["train"]["epochs"] = 1
     return project | {"forgetting": "off"}
