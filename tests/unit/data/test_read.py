@@ -346,3 +346,64 @@ def test_damaged_parquet_and_gzip_raise_data_errors_only(tmp_path: Path, where: 
             adds_up(read_examples(path, "classification", policy="skip", part="test"))
         except DataError:
             continue
+
+
+NESTED = """{"version": {"of": [1]}, "tags": ["a"],
+ "data": [
+  {"a": 1},
+
+  {"b":
+   2}, 3
+ ]%s}"""
+
+
+def test_rows_under_one_key_keep_their_lines(tmp_path: Path) -> None:
+    found = list(read_rows(write(tmp_path, "x.json", NESTED % ', "n": 3')))
+    assert [line for line, _ in found] == [3, 5, 6]
+    assert [row for _, row in found][:2] == [{"a": 1}, {"b": 2}]
+    assert isinstance(found[2][1], BadRow)
+    assert [row for _, row in read_rows(write(tmp_path, "y.json", json.dumps({"rows": ROWS})))] == ROWS
+    lists = write(tmp_path, "z.json", '{"data": [["q", "a"]]}')
+    assert [row for _, row in read_rows(lists, ["question", "answer"])] == [{"question": "q", "answer": "a"}]
+
+
+def test_several_lists_of_rows_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.json", json.dumps({"train": ROWS, "n": 1, "test": ROWS[:1]}))
+    with pytest.raises(DataError, match=rf"several keys.*'train' \({len(ROWS)}\), 'test' \(1\); expected one\. Write"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "a", "label": "b"},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_one_row_in_a_json_file_stays_one_row(tmp_path: Path, row: dict[str, object], indent: int | None) -> None:
+    assert list(read_rows(write(tmp_path, "x.json", json.dumps(row, indent=indent)))) == [(1, row)]
+
+
+def test_json_lines_named_json_are_lines(tmp_path: Path) -> None:
+    lines = ['{"data": [{"a": 1}]}', "", '{"broken": }', '{"data": [{"a": 2}]}']
+    found = list(read_rows(write(tmp_path, "x.json", "\n".join(lines))))
+    assert [line for line, _ in found] == [1, 3, 4]
+    assert found[2][1] == {"data": [{"a": 2}]}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (NESTED[:-5], "line 8 column 1: .*expected ',' or '}'|line 7"),
+        ('{"data":\n [{"a": 1,}]}', "line 2 column"),
+        ('{"data"\n [{"a": 1}]}', "line 2 column 2: broken JSON: expected ':'"),
+        ('{"data": [],\n b}', "line 2 column 2: broken JSON: expected a key"),
+        ('{"data": [{"a": 1}\n]} x', "line 2 column 4: broken JSON: more after"),
+        ('{"data":\n [{"a": 1, "a": 2}]}', "the key 'a' stands twice"),
+    ],
+)
+def test_a_broken_object_around_rows_is_refused_with_its_place(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        list(read_rows(write(tmp_path, "x.json", text)))

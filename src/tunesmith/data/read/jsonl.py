@@ -1,4 +1,4 @@
-"""JSON Lines: one object per line; and a .json file with one list of objects."""
+"""JSON Lines: one object per line; and a .json file with one list of objects, bare or under one key."""
 
 from __future__ import annotations
 
@@ -78,16 +78,19 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[Row]:
 
 
 def read_list_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[Row]:
-    """Yield (line, object or BadRow) of a .json file that holds one list; any other is read as JSON Lines.
+    """Yield (line, object or BadRow) of a .json file that holds one list, bare or under a key of one object.
 
-    ``columns`` name the values of rows that are lists themselves.
+    Any other is read as JSON Lines. What stands beside the list is passed over. ``columns`` name the values of rows
+    that are lists themselves.
 
     Raises:
-        DataError: If the list is broken: where one item ends and the next begins is then not known.
+        DataError: If the list is broken: where one item ends and the next begins is then not known; or if several
+            keys hold lists of objects.
     """
     with open_bytes(path) as file:
         start = file.peek(64)[:64].removeprefix(b"\xef\xbb\xbf").lstrip()  # type: ignore[attr-defined]
-        data = file.read(LIST_LIMIT_BYTES + 1) if start.startswith(b"[") else b""
+        is_list = start.startswith(b"[")
+        data = file.read(LIST_LIMIT_BYTES + 1) if is_list or (start.startswith(b"{") and not _is_lines(path)) else b""
     if not data:
         yield from read_rows(path, columns)
         return
@@ -98,19 +101,93 @@ def read_list_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path.name} line {line}: {not_utf8(line, error.start + 1).reason}.") from error
-    yield from _items(text, path.name, columns)
+    if is_list:
+        yield from _items(text, text.index("["), path.name, columns)
+        return
+    place = _nested(text, path.name, columns)
+    if place is not None:
+        yield from _items(text, place, path.name, columns)
+    else:
+        yield 1, parse_object(text, 1, columns)
 
 
-def _items(text: str, name: str, columns: Sequence[str]) -> Iterator[Row]:
-    space = " \t\r\n"
-    position, line, counted = text.index("[") + 1, 1, 0
+def _is_lines(path: Path) -> bool:
+    """Whether a file that begins with an object is JSON Lines: one line ends like an object, the next begins so."""
+    with open_bytes(path) as file:
+        filled = (data or b"{}" for _, _, data in read_lines(file) if data is None or data.strip())
+        return next(filled, b"").rstrip().endswith(b"}") and next(filled, b"").lstrip().startswith((b"{", b"["))
 
-    def skip(at: int) -> int:
-        while at < len(text) and text[at] in space:
-            at += 1
-        return at
 
-    position = skip(position)
+def _nested(text: str, name: str, columns: Sequence[str]) -> int | None:
+    """Where the list of rows under a key begins; None if the object is a row itself.
+
+    Raises:
+        DataError: If the object is broken, or several keys hold lists of rows.
+    """
+    found: dict[str, int] = {}
+    counts: list[str] = []
+    try:
+        for key, place, value in _members(text):
+            if _holds_rows(value, columns):
+                found[key] = place
+                counts.append(f"'{key}' ({len(value):,})")
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{name} line {error.lineno} column {error.colno}: broken JSON: {error.msg}. "
+            "Mend it, or write one object per line as .jsonl, so that the other rows can be read."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise DataError(f"{name}: broken JSON: {why}.") from error
+    if len(counts) > 1:
+        raise DataError(
+            f"{name}: several keys hold lists of rows: {', '.join(counts)}; expected one. Write the list that is "
+            "meant to a file of its own."
+        )
+    return next(iter(found.values()), None)
+
+
+def _members(text: str) -> Iterator[tuple[str, int, Any]]:
+    """Each key of the object that the text is, where its value begins, and the value."""
+    at = _skip(text, text.index("{") + 1)
+    while text[at : at + 1] != "}":
+        if text[at : at + 1] != '"':
+            raise json.JSONDecodeError("expected a key in double quotes", text, at)
+        key, at = _DECODER.raw_decode(text, at)
+        at = _skip(text, at)
+        if text[at : at + 1] != ":":
+            raise json.JSONDecodeError("expected ':' after a key", text, at)
+        place = _skip(text, at + 1)
+        value, at = _DECODER.raw_decode(text, place)
+        yield key, place, value
+        at = _skip(text, at)
+        if text[at : at + 1] == ",":
+            at = _skip(text, at + 1)
+        elif text[at : at + 1] != "}":
+            raise json.JSONDecodeError("expected ',' or '}' after a value", text, at)
+    if _skip(text, at + 1) < len(text):
+        raise json.JSONDecodeError("more after the object's end", text, _skip(text, at + 1))
+
+
+def _holds_rows(value: Any, columns: Sequence[str]) -> bool:
+    """Whether a value is a list of rows; a list of turns is a conversation, which is part of one row."""
+    if not isinstance(value, list) or not value:
+        return False
+    if columns and isinstance(value[0], list):
+        return True
+    return isinstance(value[0], dict) and not ({"role", "content"} <= value[0].keys() or "from" in value[0])
+
+
+def _skip(text: str, at: int) -> int:
+    """The next place that is no white space."""
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def _items(text: str, start: int, name: str, columns: Sequence[str]) -> Iterator[Row]:
+    """The rows of the list that begins at ``start``."""
+    position, line, counted = _skip(text, start + 1), 1, 0
     while position < len(text) and text[position] != "]":
         line += text.count("\n", counted, position)
         counted = position
@@ -125,9 +202,9 @@ def _items(text: str, name: str, columns: Sequence[str]) -> Iterator[Row]:
             why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
             raise DataError(f"{name} line {line}: broken JSON: {why}.") from error
         yield line, _named(row, line, columns)
-        position = skip(end)
+        position = _skip(text, end)
         if position < len(text) and text[position] == ",":
-            position = skip(position + 1)
+            position = _skip(text, position + 1)
         elif position < len(text) and text[position] != "]":
             line += text.count("\n", counted, position)
             raise DataError(f"{name} line {line}: broken JSON: expected ',' or ']' after an item.")
