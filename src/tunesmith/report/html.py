@@ -125,6 +125,7 @@ def render_page(template: str, filters: Mapping[str, Callable[[Any], str]], **va
         loader=jinja2.FunctionLoader(lambda name: (templates / name).read_text(encoding="utf-8")),
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
+    environment.filters["tabular"] = tabular
     environment.filters |= {
         "seconds": seconds, "memory": memory, "count": count, "short": short_count,
         "score": score, "text": plain, "money": money, **filters,
@@ -229,6 +230,17 @@ def money(cost: Json) -> str:
 def score(value: float | None) -> str:
     """A loss or a score with three decimals."""
     return "–" if value is None else f"{value:.3f}".replace("-", "−")
+
+
+def tabular(value: Any) -> tuple[list[str], list[list[Any]]] | None:
+    """Names of columns and rows of a value that is best read as a table; None for one that is not.
+
+    Columns stand in the order in which rows first name them; what a row does not name is None.
+    """
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(row, Mapping) for row in value):
+        return None
+    names = list(dict.fromkeys(name for row in value for name in row))
+    return names, [[row.get(name) for name in names] for row in value]
 
 
 def plain(value: Any) -> str:

@@ -93,6 +93,23 @@ def test_the_page_shows_prompt_rule_of_thumb_and_what_losses_are_in(finished, tm
     assert "Reward margin" not in finished[0].html_file.read_text()
 
 
+def test_what_was_tried_is_a_table_and_what_was_looked_up_has_a_line_each(tmp_path):
+    run = build_run(tmp_path / "tried", test=300)
+    file = run.candidate("prompt/zero-shot") / "evaluation.json"
+    tried = [
+        {"template": "plain", "shots": 0, "score": 0.5},
+        {"template": "<rules>", "shots": 4, "skipped": "too long"},
+    ]
+    rag = {"weight": 0.25, "errors": {"wrong": 7, "retrieval_miss": 3}}
+    write_json(file, read_json(file) | {"details": {"tried_on_validation": tried, "rag": rag}})
+    write_report(run)
+    page = run.html_file.read_text()
+    assert "<tr><th>template</th><th>shots</th><th>score</th><th>skipped</th></tr>" in page
+    assert "<tr><td>plain</td><td>0</td><td>0.5</td><td>–</td></tr>" in page
+    assert "<tr><td>&lt;rules&gt;</td><td>4</td><td>–</td><td>too long</td></tr>" in page
+    assert "<dt>errors</dt><dd>wrong: 7, retrieval_miss: 3</dd>" in page
+
+
 def test_what_was_not_measured_says_so_and_why(finished):
     _, report = finished
     by_id = {c["id"]: c for c in report["candidates"]}
