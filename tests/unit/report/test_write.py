@@ -86,7 +86,7 @@ def test_the_page_shows_prompt_rule_of_thumb_and_what_losses_are_in(finished, tm
         file = run.candidate(name) / "evaluation.json"
         write_json(file, read_json(file) | more)
     report, page = write_report(run), run.html_file.read_text()
-    assert "<pre>system: Sort &lt;this&gt;.\n</pre>" in page
+    assert page.count("Sort &lt;this&gt;.") == page.count("<pre>system: Sort &lt;this&gt;.\n</pre>") == 1
     assert "Loss in nats per pair by step" in page
     assert "0.210 nats (95 % interval 0.100 to 0.320, 60 pairs); above 0 for 70 % of them" in page
     assert f"A rule of thumb, not a result: {report['prior']['favours']}" in page
