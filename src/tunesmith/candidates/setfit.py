@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 ROUNDS = 20  # pairs of one label, and of two, drawn for each text: R of the source
 MOST_PAIRS = 8_000  # all in all: 500 steps
 BATCH = 16  # pairs in a step
+LOSS_UNIT = "in squared errors of pairs' similarity"
 LEARNING_RATE, WARMUP = 2e-5, 0.1  # of AdamW, rising over this share of the steps and falling to zero after
 EVALUATIONS = 5  # of the loss on validation pairs, evenly spread over the steps
 MEASURED_PAIRS = 400  # validation pairs it is measured on, and as many training pairs for overfitting
@@ -98,7 +99,7 @@ class SetFit:
             details={
                 "encoder": self.name, "predictor": "logistic", "C": self.fitted.c,
                 "tried_on_validation": list(self.fitted.tried), "texts_cut": cut, "learning_rate": LEARNING_RATE,
-                "loss_unit": "squared error of pairs' similarity", **tuned["details"],
+                "loss_unit": LOSS_UNIT, **tuned["details"],
             },
             measured={
                 "overfitting": tuned["overfitting"],
@@ -173,8 +174,7 @@ class SetFit:
         some = np.random.default_rng([seed, 10]).permutation(len(pairs))[:MEASURED_PAIRS]
         learned = _pair_losses(model, texts, [pairs[i] for i in some])
         rng = np.random.default_rng([seed, 5])
-        found = overfitting(learned, _pair_losses(model, held_texts, held), curve, best[0], steps, rng)
-        found["sentence"] = found["sentence"].replace("nats per token", "(squared error of pairs' similarity)")
+        found = overfitting(learned, _pair_losses(model, held_texts, held), curve, best[0], steps, rng, LOSS_UNIT)
         self._save_encoder(model, encoder)
         details = {
             "pairs": len(pairs), "steps": steps, "best_step": best[0],

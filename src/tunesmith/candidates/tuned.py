@@ -124,7 +124,7 @@ class Tuned:
         self._save(attached, lm, parts)
         self._trained = lm
         measured = {
-            "overfitting": self._overfitting(lm, objective, items, held_out, result),
+            "overfitting": self._overfitting(lm, objective, items, held_out, result, OBJECTIVES[kind].loss_unit),
             "forgetting": self._forgetting(lm, held_out, base),
         }
         if (told := OBJECTIVES[kind].measured) is not None:
@@ -205,6 +205,7 @@ class Tuned:
         items: Sequence[Any],
         held_out: Sequence[Any],
         result: TrainResult,
+        unit: str,
     ) -> dict[str, Any]:
         from tunesmith.evaluate.overfitting import overfitting
         from tunesmith.train.events import read_metrics
@@ -222,7 +223,7 @@ class Tuned:
             if line["validation_loss"] is not None
         ]
         rng = np.random.default_rng([self.context.config.seed, 5])
-        return overfitting(losses[0], losses[1], curve, result.best_step, result.last_step, rng)
+        return overfitting(losses[0], losses[1], curve, result.best_step, result.last_step, rng, unit)
 
     def _details(self, settings: LoopSettings, result: TrainResult) -> dict[str, Any]:
         import dataclasses

@@ -21,6 +21,7 @@ def overfitting(
     best_step: int,
     last_step: int,
     rng: np.random.Generator,
+    unit: str = "in nats per token",
 ) -> dict[str, Any]:
     """Compare the loss on a fixed part of the training examples with the loss on validation examples.
 
@@ -30,13 +31,14 @@ def overfitting(
     best step.
 
     Args:
-        train_losses: Mean negative log-likelihood of each example in nats per token, in evaluation mode
-            (no dropout), on a fixed part of the training examples; shape (n,).
+        train_losses: Loss of each example in evaluation mode (no dropout), on a fixed part of the training
+            examples; shape (n,). For text the mean negative log-likelihood in nats per token.
         validation_losses: The same for the validation examples; shape (m,).
         curve: Step and validation loss of each evaluation during training, in order.
         best_step: Step whose weights were kept.
         last_step: Last step of training.
         rng: Source of the resamples; the two sets of examples are resampled apart, since they are not paired.
+        unit: What the losses are in, as in "validation loss … is 0.2 above training loss".
 
     Returns:
         The losses, the gap with its interval, the steps, the rise, the verdict and a sentence that says it.
@@ -71,16 +73,23 @@ def overfitting(
         "last_step": last_step,
         "last_minus_best": rise,
         "verdict": verdict,
-        "sentence": _sentence(verdict, gap.value, gap.low, gap.high, best_step, last_step, rise),
+        "sentence": _sentence(verdict, gap.value, gap.low, gap.high, best_step, last_step, rise, unit),
     }
 
 
 def _sentence(
-    verdict: str, gap: float, low: float, high: float, best_step: int, last_step: int, rise: float | None
+    verdict: str,
+    gap: float,
+    low: float,
+    high: float,
+    best_step: int,
+    last_step: int,
+    rise: float | None,
+    unit: str,
 ) -> str:
     opening = {"none": "No sign of overfitting", "mild": "Mild overfitting", "overfit": "Overfitting"}[verdict]
     text = (
-        f"{opening}: validation loss is {abs(gap):.2f} nats per token {'above' if gap >= 0 else 'below'} "
+        f"{opening}: validation loss {unit} is {abs(gap):.2f} {'above' if gap >= 0 else 'below'} "
         f"training loss (95 % interval of the difference {low:.2f} to {high:.2f})"
     )
     if rise is not None and last_step > best_step:

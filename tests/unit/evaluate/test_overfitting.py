@@ -32,6 +32,12 @@ def test_training_that_ended_at_its_best_is_said_to(rng):
     assert found["sentence"].endswith("the last step, 20, was the best.")
 
 
+def test_the_sentence_says_what_the_losses_are_in(rng):
+    curve = [(10, 1.2), (20, 1.0)]
+    found = overfitting(losses(0.5, 50, 1), losses(1.0, 50, 2), curve, 20, 20, rng, "in nats per pair")
+    assert "validation loss in nats per pair is 0." in found["sentence"]
+
+
 def test_a_curve_without_the_last_step_leaves_the_rise_unknown(rng):
     found = overfitting([0.5, 0.6], [1.0, 1.1], [(10, 1.0)], 10, 15, rng)
     assert found["last_minus_best"] is None

@@ -117,7 +117,7 @@ def tuned_parts(name):
         "overfitting": {
             "train_loss": 0.21, "validation_loss": 0.38, "gap": 0.17, "low": 0.11, "high": 0.23,
             "best_step": 60, "last_step": 80, "last_minus_best": 0.01, "verdict": "mild",
-            "sentence": "Mild overfitting: validation loss is 0.17 nats per token above training loss "
+            "sentence": "Mild overfitting: validation loss in nats per token is 0.17 above training loss "
             "(95 % interval of the difference 0.11 to 0.23).",
         },
         "forgetting": {
