@@ -46,9 +46,15 @@ def test_each_family_names_its_candidates() -> None:
         "boosting": [],
         "prompt": ["prompt/zero-shot", "prompt/few-shot", "prompt/nearest"],
         "embedding": ["embedding/minilm-l6"],
+        "setfit": ["setfit/minilm-l6"],
+        "rag": [],
         "tune": ["tune/m/lora", "tune/m/full"],
+        "tune+rag": [],
     }
     assert FAMILIES["embedding"].ids(generation, "m", "decoder") == []
+    documents = {"task": "generation", "data": {"train": "x"}, "rag": {"documents": "d"}}
+    assert FAMILIES["rag"].ids(parse_config(documents), "m", "decoder")
+    assert FAMILIES["tune+rag"].ids(parse_config(documents), "m", "decoder") == ["tune+rag/m/lora"]
     translation = parse_config({"task": "translation", "data": {"train": "x"}})
     assert FAMILIES["prompt"].ids(translation, "m", "encoder-decoder") == ["prompt/zero-shot"]
     assert FAMILIES["prompt"].ids(translation, "m", "decoder") == ["prompt/zero-shot", "prompt/few-shot"]
@@ -62,6 +68,9 @@ def test_each_family_names_its_candidates() -> None:
         "boosting": [],
         "prompt": ["prompt/zero-shot"],
         "embedding": [],
+        "setfit": [],
+        "rag": [],
         "tune": ["tune/m/lora"],
+        "tune+rag": [],
     }
     assert [name for name, family in FAMILIES.items() if not family.baseline] == ["tune"]
