@@ -51,6 +51,48 @@ def disk_error(error: OSError, path: Path) -> RunError:
     return RunError(f"{path}: {error.strerror or error}.")
 
 
+@contextlib.contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, renamed to ``folder`` when complete; what was there is replaced only then.
+
+    Raises:
+        RunError: If the disk does not take it.
+    """
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise disk_error(error, folder) from error
+
+
+@contextlib.contextmanager
+def held_for_writing(folder: Path, busy: str) -> Iterator[None]:
+    """Hold a folder that is there; a second process is refused, and a lock goes with the process that held it.
+
+    Args:
+        folder: Gets a file ``.lock``.
+        busy: What the second process is told, after the folder's name.
+
+    Raises:
+        RunError: If another process holds it, or the lock cannot be written.
+    """
+    try:
+        handle = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(f"{folder}: {busy}") from error
+        yield
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON that any parser reads: no NaN, no infinity, keys in the order given."""
     write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
@@ -131,16 +173,9 @@ class Run:
         """Hold the run directory for writing; a second process is refused, a crashed one leaves nothing behind."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = (self.folder / ".lock").open("a+")
         except OSError as error:
             raise disk_error(error, self.folder) from error
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(
-                    f"{self.folder}: another process is writing this run. Wait for it, or use --out."
-                ) from error
+        with held_for_writing(self.folder, "another process is writing this run. Wait for it, or use --out."):
             self._sweep()
             yield
 

@@ -14,9 +14,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import json
-import shutil
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -183,20 +181,11 @@ class SetFit:
         return {"tokens": tokens, "overfitting": found, "details": details}
 
     def _save_encoder(self, model: Any, encoder: Encoder) -> None:
-        from tunesmith.run import disk_error
+        from tunesmith.run import replaced_folder
 
-        folder = self.folder / ENCODER
-        temporary = folder.with_name(f".{ENCODER}.{uuid.uuid4().hex[:8]}")
-        try:
-            temporary.mkdir(parents=True)
+        with replaced_folder(self.folder / ENCODER) as temporary:
             model.save(str(temporary), create_model_card=False, safe_serialization=True)
             encoder.tokenizer.save_pretrained(temporary)  # with the limit at which texts are cut
-            if folder.exists():
-                shutil.rmtree(folder)
-            temporary.rename(folder)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise disk_error(error, folder) from error
 
     def _save_classifier(self, fitted: LinearFit) -> None:
         """Weights and bias, with the labels in the order of their rows."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tunesmith.model.load import ORIGIN, LanguageModel
-from tunesmith.run import disk_error
+from tunesmith.run import replaced_folder
 
 
 def save_model(
@@ -25,16 +23,8 @@ def save_model(
         base: The base model as the user named it, so that an adapter finds it again.
         origin: Method, task and candidate, kept in ``tunesmith.json``.
     """
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.mkdir(parents=True)
+    with replaced_folder(folder) as temporary:
         write(temporary)
         lm.tokenizer.save_pretrained(temporary)
         about = {"format_version": 1, "base_model": base, "base_fingerprint": lm.folder.fingerprint, **origin}
         (temporary / ORIGIN).write_text(json.dumps(about, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise disk_error(error, folder) from error

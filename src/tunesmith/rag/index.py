@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import fcntl
 import functools
 import json
 import os
@@ -36,7 +35,7 @@ from tunesmith.rag.documents import (
     list_entries,
     read_file,
 )
-from tunesmith.run import disk_error, read_json, write_json
+from tunesmith.run import held_for_writing, read_json, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -462,19 +461,8 @@ class Index:
             _write_facts(self.folder, facts)
             self._facts = facts
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Hold the index for writing; the lock of a process that died is gone with it."""
-        try:
-            handle = (self.folder / ".lock").open("a+")
-        except OSError as error:
-            raise disk_error(error, self.folder) from error
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(f"{self.folder}: another process is writing this index. Wait for it.") from error
-            yield
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return held_for_writing(self.folder, "another process is writing this index. Wait for it.")
 
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:

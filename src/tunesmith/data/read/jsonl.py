@@ -124,27 +124,32 @@ def _nested(text: str, name: str, columns: Sequence[str]) -> int | None:
     Raises:
         DataError: If the object is broken, or several keys hold lists of rows.
     """
-    found: dict[str, int] = {}
+    found: list[int] = []
     counts: list[str] = []
     try:
         for key, place, value in _members(text):
             if _holds_rows(value, columns):
-                found[key] = place
+                found.append(place)
                 counts.append(f"'{key}' ({len(value):,})")
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{name} line {error.lineno} column {error.colno}: broken JSON: {error.msg}. "
-            "Mend it, or write one object per line as .jsonl, so that the other rows can be read."
-        ) from error
     except (ValueError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise DataError(f"{name}: broken JSON: {why}.") from error
+        raise _broken(name, error) from error
     if len(counts) > 1:
         raise DataError(
             f"{name}: several keys hold lists of rows: {', '.join(counts)}; expected one. Write the list that is "
             "meant to a file of its own."
         )
-    return next(iter(found.values()), None)
+    return found[0] if found else None
+
+
+def _broken(place: str, error: ValueError | RecursionError) -> DataError:
+    """Why a value cannot be read; a syntax error knows its own line and column."""
+    if isinstance(error, json.JSONDecodeError):
+        return DataError(
+            f"{place} line {error.lineno} column {error.colno}: broken JSON: {error.msg}. "
+            "Mend it, or write one object per line as .jsonl, so that the other rows can be read."
+        )
+    why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return DataError(f"{place}: broken JSON: {why}.")
 
 
 def _members(text: str) -> Iterator[tuple[str, int, Any]]:
@@ -194,13 +199,9 @@ def _items(text: str, start: int, name: str, columns: Sequence[str]) -> Iterator
         try:
             row, end = _DECODER.raw_decode(text, position)
         except json.JSONDecodeError as error:
-            raise DataError(
-                f"{name} line {error.lineno} column {error.colno}: broken JSON: {error.msg}. "
-                "Mend it, or write one object per line as .jsonl, so that the other rows can be read."
-            ) from error
+            raise _broken(name, error) from error
         except (ValueError, RecursionError) as error:
-            why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            raise DataError(f"{name} line {line}: broken JSON: {why}.") from error
+            raise _broken(f"{name} line {line}", error) from error
         yield line, _named(row, line, columns)
         position = _skip(text, end)
         if position < len(text) and text[position] == ",":
