@@ -194,7 +194,7 @@ class SetFit:
         from tunesmith.run import disk_error
 
         file = self.folder / CLASSIFIER
-        about = {"labels": json.dumps(list(self.task.labels), ensure_ascii=False), "encoder": ENCODER}
+        about = {"labels": json.dumps(list(self.task.labels), ensure_ascii=False)}  # one: the order of two is random
         try:
             file.write_bytes(save({"weights": fitted.weights, "bias": fitted.bias}, metadata=about))
         except OSError as error:
