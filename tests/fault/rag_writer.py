@@ -2,7 +2,7 @@
 
     python rag_writer.py INDEX DOCUMENTS
 
-Prints a line before it begins, so that whoever kills it can aim.
+Prints a line before it begins and one after each commit, so that whoever kills it can aim.
 """
 
 from __future__ import annotations
@@ -33,6 +33,5 @@ if __name__ == "__main__":
     index.COMMIT_CHUNKS = 8
     Index._encode = without_a_model  # type: ignore[method-assign]
     opened = Index.open(Path(sys.argv[1]))
-    sys.stdout.write("begins\n")
-    sys.stdout.flush()
-    opened.add([Path(sys.argv[2])])
+    print("begins", flush=True)
+    opened.add([Path(sys.argv[2])], lambda *_: print("commit", flush=True))

@@ -56,8 +56,11 @@ def generations(folder: Path) -> dict[str, int]:
     return found
 
 
-def add(index: Path, documents: Path, kill_after: float | None) -> tuple[int, float]:
-    """Let another process add the folder; how it ended, and seconds from its beginning."""
+def add(index: Path, documents: Path, kill_after: float | None, commits: int = 0) -> tuple[int, float]:
+    """Let another process add the folder; how it ended, and seconds from its beginning.
+
+    ``kill_after`` counts seconds from the ``commits``-th commit (0: from the beginning).
+    """
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), str(index), str(documents)],
         stdout=subprocess.PIPE,
@@ -70,6 +73,8 @@ def add(index: Path, documents: Path, kill_after: float | None) -> tuple[int, fl
         began = time.monotonic()
         assert said == b"begins\n", process.stderr.read().decode()
         if kill_after is not None:
+            for _ in range(commits):
+                assert process.stdout.readline() == b"commit\n"
             time.sleep(kill_after)
             process.send_signal(signal.SIGKILL)
         errors = process.stderr.read().decode()
@@ -97,7 +102,10 @@ def test_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     killed = partly = 0
     for generation in range(2, 2 + KILLS):
         write_documents(documents, generation)
-        code, _ = add(folder, documents, rng.uniform(0, seconds))
+        if generation % 2:  # at any moment
+            code, _ = add(folder, documents, rng.uniform(0, seconds))
+        else:  # soon after a commit that others would have followed
+            code, _ = add(folder, documents, rng.uniform(0, seconds / 50), rng.randint(1, 3))
         after = generations(folder)
         for name in before | after:
             kept = name in before and after[name] == before[name]  # of an earlier killed round, maybe
