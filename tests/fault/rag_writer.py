@@ -29,9 +29,14 @@ def without_a_model(self: Index, texts: Sequence[str]) -> tuple[np.ndarray, int]
     return vectors(texts), 0
 
 
+def say(what: str) -> None:
+    sys.stdout.write(what + "\n")
+    sys.stdout.flush()
+
+
 if __name__ == "__main__":
     index.COMMIT_CHUNKS = 8
     Index._encode = without_a_model  # type: ignore[method-assign]
     opened = Index.open(Path(sys.argv[1]))
-    print("begins", flush=True)
-    opened.add([Path(sys.argv[2])], lambda *_: print("commit", flush=True))
+    say("begins")
+    opened.add([Path(sys.argv[2])], lambda *_: say("commit"))
