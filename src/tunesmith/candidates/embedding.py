@@ -45,7 +45,7 @@ class Embedding:
         self._embed: Embed | None = None
 
     def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit:
-        """Fit on train for each pooling, predictor and setting; keep the best on validation (ties: the simpler)."""
+        """Fit on train for each pooling; keep the best on validation (ties: the first)."""
         started = time.monotonic()
         encoder = self._encoder(train)
         poolings, cut = self._vectors(train, "train")

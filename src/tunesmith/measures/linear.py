@@ -138,10 +138,10 @@ def binary_losses(logits: NDArray[Any], targets: NDArray[Any]) -> Floats:
     return np.logaddexp(0.0, logits) - targets * logits
 
 
-def judge(outputs: Floats, targets: NDArray[Any], loss: HeadLoss) -> dict[str, float]:
-    """Score, higher is better, its standard error, and mean loss, over the held-out vectors.
+def item_scores(outputs: Floats, targets: NDArray[Any], loss: HeadLoss) -> tuple[Floats, Floats]:
+    """Score of each held-out vector, higher is better, and its loss, two arrays of shape (m,).
 
-    The score is accuracy for ``cross_entropy``, else the mean loss with its sign turned.
+    The score is 1 for the right label and 0 for another for ``cross_entropy``, else the loss with its sign turned.
 
     Args:
         outputs: Logits or numbers, shape (m, outputs).
@@ -151,10 +151,14 @@ def judge(outputs: Floats, targets: NDArray[Any], loss: HeadLoss) -> dict[str, f
     if loss == "cross_entropy":
         places = targets[:, 0].astype(int)
         losses = -log_softmax(outputs)[np.arange(len(places)), places]
-        scores = (outputs.argmax(1) == places).astype(float)
-    else:
-        losses = (binary_losses(outputs, targets) if loss == "binary" else (outputs - targets) ** 2).mean(1)
-        scores = -losses
+        return (outputs.argmax(1) == places).astype(float), losses
+    losses = (binary_losses(outputs, targets) if loss == "binary" else (outputs - targets) ** 2).mean(1)
+    return -losses, losses
+
+
+def judge(outputs: Floats, targets: NDArray[Any], loss: HeadLoss) -> dict[str, float]:
+    """Mean of :func:`item_scores`, its standard error, and mean loss, over the held-out vectors."""
+    scores, losses = item_scores(outputs, targets, loss)
     stderr = float(scores.std() / len(scores) ** 0.5)
     return {"score": float(scores.mean()), "stderr": stderr, LOSS_NAMES[loss]: float(losses.mean())}
 

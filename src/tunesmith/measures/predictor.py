@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tunesmith.measures.linear import Floats, HeadLoss, LinearFit, fit_linear, fit_ridge_classifier
+from tunesmith.measures.linear import Floats, HeadLoss, LinearFit, fit_linear, fit_ridge_classifier, item_scores
 from tunesmith.measures.neighbours import NeighboursFit, fit_neighbours
 
 
@@ -51,10 +51,12 @@ def fit_predictor(
     loss: HeadLoss,
     outputs: int,
 ) -> PredictorFit:
-    """Fit each predictor, its setting chosen on held-out vectors, and keep the one that scores best there.
+    """Fit each predictor, its setting chosen on held-out vectors, and keep the simplest that none clearly beats there.
 
-    Of equal scores the simpler wins: logistic regression (whose probabilities need no further step), then ridge, then
-    nearest neighbours (which keep all training vectors). For numbers there is no logistic regression.
+    The simplest is logistic regression (whose probabilities need no further step), then ridge, then nearest neighbours
+    (which keep all training vectors). One less simple must be better by more than the standard error of the difference,
+    held-out vector by held-out vector: the best of many on few vectors is best by luck as well. For numbers there is
+    no logistic regression.
 
     Args:
         vectors: Shape (n, width), of length about 1.
@@ -63,6 +65,10 @@ def fit_predictor(
         held_out_targets: As ``targets``, shape (m, targets).
         loss: ``cross_entropy`` is scored by accuracy, ``binary`` and ``squared`` by the loss with its sign turned.
         outputs: Number of labels, or of numbers.
+
+    Source:
+        The one-standard-error rule of Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3, on
+        paired differences.
     """
     data = (vectors, targets, held_out, held_out_targets, loss, outputs)
     fits: dict[str, LinearFit | NeighboursFit] = (
@@ -71,7 +77,11 @@ def fit_predictor(
         else {"logistic": fit_linear(*data), "ridge": fit_ridge_classifier(*data)}
     )
     fits["neighbours"] = fit_neighbours(*data)
-    scores = {name: max(row["score"] for row in fit.tried) for name, fit in fits.items()}
-    best = max(scores, key=lambda name: scores[name])  # of equal ones the first
+    scores = {name: item_scores(fit.outputs(held_out), held_out_targets, loss)[0] for name, fit in fits.items()}
+    best = next(iter(fits))
+    for name in fits:
+        gain = scores[name] - scores[best]
+        if gain.mean() > gain.std() / len(gain) ** 0.5:
+            best = name
     tried = tuple({"predictor": name, **row} for name, fit in fits.items() for row in fit.tried)
-    return PredictorFit(best, fits[best], scores[best], tried)
+    return PredictorFit(best, fits[best], float(scores[best].mean()), tried)

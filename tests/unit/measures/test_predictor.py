@@ -75,6 +75,23 @@ def test_of_equal_scores_the_simpler_is_kept() -> None:
     assert "C" in fit.setting
 
 
+def test_one_that_is_better_by_luck_is_not_kept(rng: np.random.Generator) -> None:
+    """With a weak signal and few held-out vectors some predictor beats logistic regression, which is best, by luck."""
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        vectors = unit(rng.normal(size=(n, 40)))
+        return vectors, (vectors[:, :1] + 0.3 * rng.normal(size=(n, 1)) > 0).astype(int)
+
+    vectors, places = draw(200)
+    by_score, kept = [], []
+    for _ in range(20):
+        held_out, held = draw(60)
+        fit = fit_predictor(vectors, places, held_out, held, "cross_entropy", 2)
+        by_score.append(max(fit.tried, key=lambda row: row["score"])["predictor"])
+        kept.append(fit.name)
+    assert kept.count("logistic") >= by_score.count("logistic") + 2
+
+
 def test_numbers_take_ridge_or_neighbours(rng: np.random.Generator) -> None:
     vectors, held_out = rng.normal(size=(60, 5)), rng.normal(size=(40, 5))
     fit = fit_predictor(vectors, vectors[:, :1], held_out, held_out[:, :1], "squared", 1)
