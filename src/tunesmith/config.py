@@ -258,6 +258,14 @@ class Rag(Settings):
         description="By meaning, by words, or by both; each is a candidate. The last one finds what tune+rag shows.",
     )
     chunk_size: int = Field(200, ge=10, le=2000, description="Words in a chunk, at most.")
+    rerank: str | None = Field(
+        None,
+        description="Ranks what was found anew: a cross-encoder (a catalog name, a path, or hf:owner/name), or "
+        "likelihood: by how likely the model finds the question after each chunk.",
+    )
+    rerank_depth: int = Field(
+        50, ge=1, le=50, description="Chunks ranked anew, at most; how many, or none, is chosen on validation."
+    )
     gold_share: float = Field(
         0.8,
         ge=0,
@@ -280,6 +288,8 @@ class Rag(Settings):
             )
         if len(set(self.retriever)) < len(self.retriever):
             raise ValueError(f"rag.retriever: each may stand once, got {list(self.retriever)}")
+        if self.rerank is None and self.rerank_depth != Rag.model_fields["rerank_depth"].default:
+            raise ValueError("rag.rerank_depth: nothing ranks anew; give rag.rerank, or leave it out")
         return self
 
 
@@ -529,10 +539,10 @@ def read_any_config(path: Path | str, overrides: tuple[str, ...] = ()) -> AnyCon
 
 
 def _beside(value: Any, folder: Path, key: str) -> Any:
-    """Paths of documents or of an index, from the project file's folder where they are there."""
+    """Paths of documents, of an index or of a reranker, from the project file's folder where they are there."""
     if key == "documents" and isinstance(value, list):
         return [_beside(item, folder, key) for item in value]
-    if key not in ("documents", "index") or not isinstance(value, str) or ":" in value:
+    if key not in ("documents", "index", "rerank") or not isinstance(value, str) or ":" in value:
         return value
     return str(folder / value) if (folder / value).exists() else value
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tunesmith.errors import ConfigError
 from tunesmith.measures.metrics import normalize_answer
 from tunesmith.rag.index import Hit
+from tunesmith.rag.rerank import Reranking, rerank
 from tunesmith.rag.retrieve import DEPTH, Found, Retriever, find_both, fuse
 from tunesmith.records import Example, Message
 
@@ -176,6 +177,7 @@ def ask(
     retriever: Retriever = "hybrid",
     *,
     threshold: float | None = None,
+    reranking: Reranking | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Answer:
     """Answer a question from an index's documents.
@@ -188,6 +190,7 @@ def ask(
         retriever: How they are found.
         threshold: Of :func:`best_score`, below which the answer is that the documents do not say; None: only where
             nothing is found.
+        reranking: What ranks the best of what was found anew, if anything; the threshold is of what was found.
         max_new_tokens: An answer longer than this is cut.
 
     Raises:
@@ -198,9 +201,12 @@ def ask(
 
     check_question(question, k)
     found = find_both(index, [question], max(k, DEPTH))[0]
-    hits = chosen_hits(found, retriever, None, k)
     if refuses(found, retriever, threshold):
-        return Answer(REFUSAL, Citations((), ()), tuple(hits), True)
+        return Answer(REFUSAL, Citations((), ()), tuple(chosen_hits(found, retriever, None, k)), True)
+    if reranking is None:
+        hits = chosen_hits(found, retriever, None, k)
+    else:
+        hits = rerank(reranking, question, chosen_hits(found, retriever, None, max(k, reranking.depth)))[:k]
     renderer, control = Renderer(lm.tokenizer, lm.max_length), control_tokens(lm.tokenizer)
     instruction = lm.origin.get("instruction")  # that a tuned model was trained with
     opening = (Message("system", instruction),) if instruction else ()
