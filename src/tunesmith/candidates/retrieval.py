@@ -88,7 +88,8 @@ class Lookup:
         """The index, with the documents in it.
 
         Raises:
-            DataError: If there is nothing in it.
+            DataError: If there is nothing in it, or no document has the metadata that is asked for.
+            ConfigError: If no document has such a field of metadata.
         """
         if self._index is None:
             index = self._made() if self.settings.index is None else Index.open(self.folder)
@@ -96,6 +97,13 @@ class Lookup:
             if not stats["chunks"]:
                 refused = "; ".join(f"{name}: {reason}" for name, reason in self.details.get("refused", []))
                 raise DataError(f"rag: there is nothing in the documents to look up ({refused or self.folder}).")
+            where = self.settings.where
+            index.check_fields(where)
+            if where and not index.count(where):
+                asked = ", ".join(f"{key}: {value}" for key, value in where.items())
+                raise DataError(f"rag.where: no document has {asked}. Its fields are there, so check the values.")
+            if where:
+                self.details |= {"where": where, "chunks_searched": index.count(where)}
             self.details |= {"encoder": index.encoder, "documents": stats["documents"], "chunks": stats["chunks"]}
             self._index = index
         return self._index
@@ -176,9 +184,10 @@ class Lookup:
 
     def _find(self, examples: Sequence[Example]) -> list[Looked]:
         """For each question the two lists, and of all chunks in them and of those like the answer what holds it."""
-        index, looked = self.open(), []
-        for example, found in zip(examples, find_both(index, [question_of(e) for e in examples]), strict=True):
-            more = index.text(example.answer, METRIC_PLACES) if example.answer.strip() else []
+        index, looked, where = self.open(), [], self.settings.where
+        questions = [question_of(example) for example in examples]
+        for example, found in zip(examples, find_both(index, questions, where=where), strict=True):
+            more = index.text(example.answer, METRIC_PLACES, where) if example.answer.strip() else []
             known = {hit.chunk.id: hit for hits in (more, *found) for hit in hits}
             looked.append(Looked(found, [], [hit for hit in known.values() if holds(hit.chunk.text, example.answer)]))
         return looked

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 QUIET = click.option("--quiet", is_flag=True, help="Show no progress.")
 INDEX = click.argument("index", type=click.Path(path_type=Path))
+WHERE = click.option(
+    "--where", multiple=True, metavar="KEY=VALUE", help="Only documents with this metadata; repeatable."
+)
 RERANK = click.option(
     "--rerank", metavar="NAME",
     help="Rank the best anew: by a cross-encoder (name or folder), or 'likelihood': by --model's of the question.",
@@ -92,7 +95,7 @@ def remove(index: Path, names: tuple[str, ...], as_json: bool) -> None:
     "--retriever", type=click.Choice(["dense", "bm25", "hybrid"]), default="dense", show_default=True,
     help="By meaning, by words, or by both (reciprocal ranks).",
 )  # fmt: skip
-@click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only documents with this metadata; repeatable.")
+@WHERE
 @click.option("--at", "version", type=int, help="Search a former version of the index.")
 @RERANK
 @DEPTH
@@ -115,10 +118,12 @@ def search(
 
     opened = _open(index) if version is None else _open(index).at(version)
     check_queries([query], k)
+    conditions = _conditions(where)
+    opened.check_fields(conditions)
     if model is not None and rerank != "likelihood":
         raise click.UsageError("--model: only with --rerank likelihood.")
     reranking = _reranking(rerank, depth, lambda: _load_decoder(model)[1])
-    hits = retrieve(opened, [query], retriever, k, where=_conditions(where), reranking=reranking)[0]
+    hits = retrieve(opened, [query], retriever, k, where=conditions, reranking=reranking)[0]
     if as_json:
         click.echo(json.dumps(_hits_json(query, retriever, hits), ensure_ascii=False, indent=2))
     elif not hits:
@@ -137,6 +142,7 @@ def search(
     help="By meaning, by words, or by both (reciprocal ranks).",
 )  # fmt: skip
 @click.option("--threshold", type=float, help="Best score below which the question is refused (cosine; bm25: BM25).")
+@WHERE
 @RERANK
 @DEPTH
 @JSON
@@ -147,6 +153,7 @@ def ask(
     k: int,
     retriever: Retriever,
     threshold: float | None,
+    where: tuple[str, ...],
     rerank: str | None,
     depth: int | None,
     as_json: bool,
@@ -160,9 +167,11 @@ def ask(
 
     opened = _open(index)
     answer.check_question(question, k)
+    conditions = _conditions(where)
+    opened.check_fields(conditions)
     name, lm = _load_decoder(model)
     reranking = _reranking(rerank, depth, lambda: lm)
-    found = answer.ask(opened, question, lm, k, retriever, threshold=threshold, reranking=reranking)
+    found = answer.ask(opened, question, lm, k, retriever, threshold=threshold, where=conditions, reranking=reranking)
     if as_json:
         told = {
             "format_version": 1, "question": question, "answer": found.text, "refused": found.refused, "model": name,

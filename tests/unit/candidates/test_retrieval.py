@@ -124,9 +124,9 @@ def test_answers_are_judged_without_their_citations(context: Context, tmp_path: 
     assert details["oracle"] == {"n": 12, "score": 1.0, "own_score": 1.0}
 
 
-def with_rerank(context: Context, by: str, **rag: Any) -> Context:
+def with_rag(context: Context, **rag: Any) -> Context:
     settings = context.config.model_dump(mode="json")
-    return replace(context, config=parse_config(settings | {"rag": settings["rag"] | {"rerank": by, **rag}}))
+    return replace(context, config=parse_config(settings | {"rag": settings["rag"] | rag}))
 
 
 class Scorer:
@@ -147,7 +147,9 @@ def test_how_many_are_ranked_anew_is_chosen_on_validation(
     for sign, retriever, kept in ((1.0, "dense", True), (-1.0, "bm25", False)):  # meaning is random, words are right
         score = Scorer(sign)
         monkeypatch.setattr(Lookup, "_scorer", lambda self, score=score: score)
-        lookup = Lookup(with_rerank(context, "x", rerank_depth=12), retriever, tmp_path / "run" / "candidates" / "x")
+        lookup = Lookup(
+            with_rag(context, rerank="x", rerank_depth=12), retriever, tmp_path / "run" / "candidates" / "x"
+        )
         looked = lookup.tune(asked[:6])
         told = lookup.details["rerank"]
         assert [row["depth"] for row in told["tried_on_validation"]] == [0, 5, 10, 12]
@@ -190,7 +192,7 @@ def test_a_run_ranks_anew(context: Context, tmp_path: Path, by: str, monkeypatch
     monkeypatch.setattr("tunesmith.candidates.retrieval.ndcg_at", lambda ranked, gold, k: float(ranked[0] in gold))
     asked = examples()
     name = "likelihood" if by == "likelihood" else str(build_cross_encoder(tmp_path / "ce"))
-    own = with_rerank(context, name, rerank_depth=6)
+    own = with_rag(context, rerank=name, rerank_depth=6)
     for family, candidate_id in (("rag", "rag/bm25"), ("tune+rag", "tune+rag/tiny_llama/lora")):
         candidate = FAMILIES[family].build(own, candidate_id, tmp_path / "run" / "candidates" / family)
         lookup: Lookup = candidate.lookup  # type: ignore[attr-defined]
@@ -256,6 +258,25 @@ def test_an_index_that_is_there_is_used_as_it_is(context: Context, encoder: Path
     assert Lookup(own, "dense", tmp_path / "run" / "candidates" / "x").open().stats()["documents"] == len(FACTS)
 
 
+def test_only_documents_with_the_metadata_that_is_asked_for(context: Context, tmp_path: Path) -> None:
+    rows = [{"text": fact, "year": 2000 + i % 2, "old": i < 6} for i, fact in enumerate(FACTS.values())]
+    (tmp_path / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    asked, place = examples(), tmp_path / "run" / "candidates" / "x"
+    for retriever in ("dense", "bm25", "hybrid"):
+        lookup = Lookup(with_rag(context, where={"year": 2001, "old": True}), retriever, place)
+        looked = lookup.look(asked)
+        for one in looked:
+            assert sorted(hit.chunk.metadata["year"] for hit in one.hits) == ["2001"] * 3
+            assert all(hit.chunk.metadata["old"] == "true" for hit in one.right)
+        assert [bool(one.right) for one in looked] == [i % 2 == 1 and i < 6 for i in range(12)]
+        assert lookup.details["where"] == {"year": "2001", "old": "true"}
+        assert (lookup.details["chunks"], lookup.details["chunks_searched"]) == (12, 3)
+    with pytest.raises(ConfigError, match=r"where jahr: no document .* Fields are file, kind, old, year\."):
+        Lookup(with_rag(context, where={"jahr": 2001}), "dense", place).open()
+    with pytest.raises(DataError, match="no document has year: 1066"):
+        Lookup(with_rag(context, where={"year": 1066}), "dense", place).open()
+
+
 BASE: dict[str, Any] = {"task": "generation", "data": {"train": "x"}}
 
 
@@ -278,6 +299,7 @@ def test_documents_bring_their_candidates() -> None:
         ({"rag": {"documents": "a", "retriever": ["dense", "dense"]}}, "may stand once"),
         ({"rag": {"documents": "a", "rerank_depth": 20}}, "nothing ranks anew"),
         ({"rag": {"documents": "a", "rerank": "likelihood", "rerank_depth": 51}}, "rerank_depth"),
+        ({"rag": {"documents": "a", "where": {"year": [1]}}}, "where.year"),
         ({"rag": {"documents": "a", "retreiver": "dense"}}, "Did you mean 'retriever'"),
         ({"rag": {"documents": "a"}, "task": "classification"}, "classification takes no documents"),
         ({"tasks": {"a": {"kind": "generation", "data": {"train": "x"}}, "b": {"kind": "generation",

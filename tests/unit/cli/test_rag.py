@@ -68,9 +68,17 @@ def test_a_question_is_answered_with_its_sources(docs: Path, encoder: Path) -> N
     assert [hit["id"] for hit in told["hits"]] == [hit["id"] for hit in hybrid["hits"]]
     shown = call("rag", "ask", "kb", "who bakes?", "--model", TINY, "-k", 2)
     assert f"[2] {told['hits'][1]['document']}" in shown.out
+    only = json.loads(call("rag", "ask", "kb", "who bakes?", "--model", TINY, "--where", "kind=markdown", "--json").out)
+    assert [hit["document"] for hit in only["hits"]] == ["docs/apples.md"]
+    nothing = json.loads(call("rag", "ask", "kb", "who?", "--model", TINY, "--where", "kind=pdf", "--json").out)
+    assert (nothing["refused"], nothing["hits"]) == (True, [])
     refused = call("rag", "ask", "kb", "who bakes?", "--model", TINY, "--threshold", 2)
     assert refused.out.startswith("The documents do not say.")
-    for arguments, said in ((("", "-k", 2), "question is empty"), (("x", "-k", 0), "at least 1")):
+    for arguments, said in (
+        (("", "-k", 2), "question is empty"),
+        (("x", "-k", 0), "at least 1"),
+        (("x", "--where", "language=en"), "where language: no document in kb has this. Fields are file, kind."),
+    ):
         wrong = call("rag", "ask", "kb", *arguments)
         assert (wrong.code, said in wrong.err) == (3, True)
 
