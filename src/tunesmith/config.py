@@ -311,6 +311,7 @@ class Rag(Settings):
 
 CandidateFamily = Literal["baseline", "boosting", "prompt", "embedding", "setfit", "tune", "rag", "tune+rag"]
 WITH_DOCUMENTS: tuple[CandidateFamily, ...] = ("rag", "tune+rag")
+FINE_TUNED: tuple[CandidateFamily, ...] = ("tune", "tune+rag")
 
 
 S = TypeVar("S", bound=Settings)
@@ -340,6 +341,11 @@ class Common(Settings):
     guardrails: Guardrails = Guardrails()
     prices: Prices | None = Field(None, description="Given, the report says what each candidate costs in money.")
     forgetting: Literal["quick", "off"] = Field("quick", description="Probe suites run on base and tuned model.")
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether a candidate is asked for that fine-tunes the model."""
+        return not set(FINE_TUNED).isdisjoint(self.candidates)
 
     @field_validator("method", mode="before")
     @classmethod

@@ -140,7 +140,7 @@ def _epochs(
         return {method.kind: config.train.epochs for method in config.method}
     per_epoch = steps_in(facts.train, 1, batch)
     fits = math.inf
-    if config.budget.minutes is not None and "tune" in config.candidates:
+    if config.budget.minutes is not None and config.fine_tunes:
         once = sum(estimate.training_seconds(facts, m.kind, 1, batch, config.train.share_prefix) for m in config.method)
         fits = max(1, int(config.budget.minutes * 60 * 0.6 / once))
     found: dict[str, float] = {}
