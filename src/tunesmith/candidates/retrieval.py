@@ -360,14 +360,14 @@ class TunedRetrieval:
     def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit:
         settings, renderer = self.lookup.settings, self._renderer()
         looked = self.lookup.ranked_anew(validation, self.lookup.tune(validation))
-        held_out = fitted_contexts(self.context, renderer, validation, looked, settings.k)
+        held_out = fitted_contexts(self.context, renderer, validation, [one.hits[: settings.k] for one in looked])
         rng = np.random.default_rng([self.context.config.seed, 8])
         kept = rng.random(len(train)) < settings.gold_share
         shown = [
             raft_hits(one, settings.k, bool(keep)) for one, keep in zip(self.lookup.look(train), kept, strict=True)
         ]
-        contexts = [fitted_context(self.context, renderer, e, hits)[0] for e, hits in zip(train, shown, strict=True)]
-        fit = self.tuned.fit(contexts, [example for example, _ in held_out])
+        contexts = fitted_contexts(self.context, renderer, train, shown)
+        fit = self.tuned.fit([example for example, _ in contexts], [example for example, _ in held_out])
         self.lookup.details["train_examples_with_their_answer"] = int(kept.sum())
         fit.details["rag"] = self.lookup.details
         return fit
@@ -394,24 +394,22 @@ def raft_hits(looked: Looked, k: int, keep: bool) -> list[Hit]:
     return list({hit.chunk.id: hit for hit in others if hit.chunk.id not in right}.values())[:k]
 
 
-def fitted_context(context: Context, renderer: Renderer, example: Example, hits: Sequence[Hit]) -> tuple[Example, int]:
-    """The example with as many of its hits as leave room for the answer, and how many these are."""
-    task = cast("GenerationTask", context.task)
-    control = control_tokens(renderer.tokenizer)
-    for n in range(len(hits), 0, -1):
-        shown = with_context(example, hits[:n], control)
-        turns = task.messages(shown)
-        asked = len(renderer.prompt(turns)) + task.max_new_tokens
-        if max(asked, len(renderer.render(turns).input_ids)) <= renderer.max_length:
-            return shown, n
-    return example, 0
-
-
 def fitted_contexts(
-    context: Context, renderer: Renderer, examples: Sequence[Example], looked: Sequence[Looked], k: int
+    context: Context, renderer: Renderer, examples: Sequence[Example], hits: Sequence[Sequence[Hit]]
 ) -> list[tuple[Example, int]]:
-    """Each example with at most ``k`` of its hits, as :func:`fitted_context` gives it."""
-    return [fitted_context(context, renderer, e, one.hits[:k]) for e, one in zip(examples, looked, strict=True)]
+    """Each example with as many of its hits as leave room for the answer, and how many these are."""
+    task, control = cast("GenerationTask", context.task), control_tokens(renderer.tokenizer)
+
+    def fitted(example: Example, found: Sequence[Hit]) -> tuple[Example, int]:
+        for n in range(len(found), 0, -1):
+            shown = with_context(example, found[:n], control)
+            turns = task.messages(shown)
+            asked = len(renderer.prompt(turns)) + task.max_new_tokens
+            if max(asked, len(renderer.render(turns).input_ids)) <= renderer.max_length:
+                return shown, n
+        return example, 0
+
+    return [fitted(example, found) for example, found in zip(examples, hits, strict=True)]
 
 
 def answered(
@@ -424,7 +422,7 @@ def answered(
 ) -> list[Prediction]:
     """Predictions for the original examples, each asked with what was found; the details say how that went."""
     started = time.monotonic()
-    asked = fitted_contexts(context, renderer, examples, looked, lookup.settings.k)
+    asked = fitted_contexts(context, renderer, examples, [one.hits[: lookup.settings.k] for one in looked])
     fitting = (time.monotonic() - started) / max(1, len(examples))
     task = cast("GenerationTask", context.task)
     raw = ask([example for example, _ in asked])
@@ -433,8 +431,8 @@ def answered(
         for prediction, example, one in zip(raw, examples, looked, strict=True)
     ]
     places = [i for i, one in enumerate(looked) if one.right][:ORACLE_EXAMPLES]
-    alone = [fitted_context(context, renderer, examples[i], looked[i].right[:1])[0] for i in places]
-    best = ask(alone) if alone else []
+    alone = fitted_contexts(context, renderer, [examples[i] for i in places], [looked[i].right[:1] for i in places])
+    best = ask([example for example, _ in alone]) if alone else []
     oracle = {i: _own(task, p, examples[i]).score for i, p in zip(places, best, strict=True)}
     lookup.judge(looked, [n for _, n in asked], [p.prediction for p in raw], predictions, oracle)
     return predictions

@@ -18,7 +18,7 @@ from tunesmith.candidates.retrieval import (
     as_deep,
     cited,
     errors,
-    fitted_context,
+    fitted_contexts,
     raft_hits,
 )
 from tunesmith.config import parse_any_config, parse_config, read_config
@@ -242,7 +242,7 @@ def test_chunks_that_leave_no_room_are_left_out(context: Context) -> None:
     lengths = [len(renderer.prompt(with_context(example, found[:n]).messages)) for n in range(4)]
     for n in range(4):
         short = Renderer(renderer.tokenizer, lengths[n] + 60)
-        shown, kept = fitted_context(context, short, example, found)
+        ((shown, kept),) = fitted_contexts(context, short, [example], [found])
         assert kept == n
         assert (shown is example) == (n == 0)
 
