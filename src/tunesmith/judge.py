@@ -18,13 +18,20 @@ from tunesmith.evaluate.compare import choose, compare_all, read_contender
 from tunesmith.records import Example, Prediction
 from tunesmith.report.runs import compare_runs
 from tunesmith.report.write import write_report
-from tunesmith.run import Run, read_examples, read_json, read_predictions, saved_model, write_predictions
+from tunesmith.run import (
+    Run,
+    read_examples,
+    read_json,
+    read_predictions,
+    saved_model,
+    saved_predictor,
+    write_predictions,
+)
 from tunesmith.tasks import Task, build_task
 from tunesmith.workflow import measure, silent
 
 if TYPE_CHECKING:
     from tunesmith.candidates.candidate import Listener
-    from tunesmith.model.load import LanguageModel
 
 TOLERANCE = 1e-9  # relative; other versions of numpy may round differently
 Json = dict[str, Any]
@@ -125,7 +132,8 @@ def evaluate(
     run's and the examples are among its test split, a look at the test split is counted in that run.
 
     Args:
-        model: A catalog name, a path, ``hf:owner/name``, a saved model or adapter, or the run that chose one.
+        model: A catalog name, a path, ``hf:owner/name``, a saved model or adapter, a candidate's folder with a
+            predictor on vectors (embedding, setfit), or the run that chose one of these.
         data: A file of examples, as in ``config.data``, or a split of a run.
         config: Task, layout of the data and seed; where the model knows its task, this one is taken instead.
         text: Column with the input, if not the config's.
@@ -140,21 +148,28 @@ def evaluate(
         ConfigError: If neither the model nor a config says what the task is.
         DataError: If the file cannot be used, or has labels that the model does not know.
     """
+    from tunesmith.candidates.predictor import SavedPredictor, load_predictor
     from tunesmith.model.load import load_model
 
-    model = saved_model(model)
+    kept = saved_predictor(model)
+    model = saved_model(model) if kept is None else str(kept)
     listener(f"loading {model}", 0, 0, {})
-    lm = load_model(model, _interface(model, config))
-    if config is None and "task" not in lm.origin:
+    asked = load_model(model, _interface(model, config)) if kept is None else load_predictor(kept)
+    if config is None and "task" not in asked.origin:
         raise ConfigError(
             f"{model}: does not say what its task is; only a model that a run saved does. "
             "Give a project file with --config."
         )
-    settings = config.task if config is not None else _task_of(lm)
+    if kept is not None and config is not None and config.task.kind != asked.origin["task"]["kind"]:
+        raise ConfigError(
+            f"{model}: was fitted for task {asked.origin['task']['kind']}, and --config has {config.task.kind}. "
+            "Leave the task as it was; data's layout and the seed may differ."
+        )
+    settings = config.task if config is not None and kept is None else _task_of(model, asked.origin)
     layout = config.data if config is not None else Data(train=data)
     layout = layout.model_copy(update={k: v for k, v in (("text", text), ("label", label)) if v is not None})
     examples, instruction = _read(data, settings.kind, layout)
-    task = _build_task(settings, lm, examples, instruction, data)
+    task = _build_task(settings, asked.origin, examples, instruction, data)
     done = [0]
 
     def progress(n: int) -> None:
@@ -164,7 +179,10 @@ def evaluate(
     looks = {
         str(run.folder): run.count_test_look(f"evaluate {model} on {data}") for run in _looked_at(model, data, examples)
     }
-    predictions = task.predict(lm, examples, model, (), progress)
+    if isinstance(asked, SavedPredictor):
+        predictions = asked.predict(examples, progress)
+    else:
+        predictions = task.predict(asked, examples, model, (), progress)
     if out is not None:
         write_predictions(out, predictions)
     return {
@@ -196,17 +214,16 @@ def _interface(model: str, config: Config | None) -> str:
     return by_kind.get(kind, "preference" if config.task.kind == "preference" else "causal")
 
 
-def _task_of(lm: LanguageModel) -> TaskSettings:
+def _task_of(model: str, origin: Mapping[str, Any]) -> TaskSettings:
+    """The task that a model's own file names."""
     try:
-        stored: TaskSettings = TypeAdapter(TaskSettings).validate_python(lm.origin["task"])
+        stored: TaskSettings = TypeAdapter(TaskSettings).validate_python(origin["task"])
     except ValidationError as error:
-        raise ModelError(
-            f"{lm.folder.name}: its tunesmith.json holds a task that is not one. Train it again."
-        ) from error
+        raise ModelError(f"{model}: its own file names a task that is not one. Train it again.") from error
     if not hasattr(stored, "instruction"):
         return stored
     # what training read from the data stands in the model's own words
-    return stored.model_copy(update={"instruction": lm.origin.get("instruction") or stored.instruction})
+    return stored.model_copy(update={"instruction": origin.get("instruction") or stored.instruction})
 
 
 def _read(data: str, kind: str, layout: Data) -> tuple[Sequence[Example], str | None]:
@@ -222,13 +239,13 @@ def _read(data: str, kind: str, layout: Data) -> tuple[Sequence[Example], str | 
 
 def _build_task(
     settings: TaskSettings,
-    lm: LanguageModel,
+    origin: Mapping[str, Any],
     examples: Sequence[Example],
     instruction: str | None,
     data: str,
 ) -> Task:
     found = Counter(example.label or "" for example in examples)
-    labels = lm.origin.get("labels") or sorted(found)
+    labels = origin.get("labels") or sorted(found)
     if settings.kind == "classification":
         if settings.labels is not None:
             labels = list(settings.labels)
@@ -250,8 +267,9 @@ def _looked_at(model: str, data: str, examples: Sequence[Example]) -> list[Run]:
     """Runs, of the model or of the file, to whose test split some of the examples belong."""
     place = Path(model).expanduser().resolve()
     runs = {}
-    if len(place.parents) > 2 and (place.parents[2] / "run.yaml").is_file():
-        runs[place.parents[2]] = Run(place.parents[2])
+    for folder in place.parents[1:3]:  # of a candidate, or of the weights in one
+        if (folder / "run.yaml").is_file():
+            runs[folder] = Run(folder)
     of_split = None if ":" in data else _run_of_split(Path(data).expanduser())
     if of_split is not None:
         runs[of_split.folder] = of_split

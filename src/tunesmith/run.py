@@ -25,15 +25,31 @@ from tunesmith.errors import NotFoundError, RunError
 from tunesmith.records import Example, Message, Prediction
 
 ARTIFACTS = ("adapter", "model", "head")  # folders of a candidate that hold its weights, by method
+PREDICTOR = "predictor.json"  # in a candidate's folder: a predictor on vectors, see candidates.predictor
+# What to do with a chosen candidate that is no fine-tuned model, by its family.
+USES = {
+    "baseline": "It gives every example the same answer",
+    "boosting": "Its trees are not kept; fit scikit-learn's HistGradientBoosting on the same columns",
+    "prompt": "It is {model} as it is, asked with the prompt in {folder}/evaluation.json (details.prompt), which "
+    "report.html shows to copy: 'tunesmith chat {model}'",
+    "embedding": "'tunesmith evaluate {run} FILE' asks it; see docs/candidates/embedding.md for Python",
+    "setfit": "'tunesmith evaluate {run} FILE' asks it; see docs/candidates/setfit.md for Python",
+    "rag": "It is {model} with documents: 'tunesmith rag ask {index} QUESTION --model {model} --retriever {last}'",
+}
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old content or the new, never a part of it."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -164,9 +180,20 @@ class Run:
                 return saved[0]
             raise NotFoundError(
                 f"{self.folder}: its verdict is {choice or 'no candidate'}, which is no fine-tuned model. "
+                + (f"{self._use(choice)}. " if choice and choice.split("/", 1)[0] in USES else "")
                 + (f"Name one of its models: {', '.join(map(str, saved))}." if saved else "It has no fine-tuned model.")
             )
         return found
+
+    def _use(self, choice: str) -> str:
+        """What to do with a chosen candidate that is no fine-tuned model."""
+        family, _, last = choice.partition("/")
+        config = self.settings().get("config", {})
+        model = config.get("model") or read_json(self.plan_file)["facts"]["model"]
+        index = (config.get("rag") or {}).get("index") or self.folder / "index"
+        return USES[family].format(
+            run=self.folder, folder=self.candidate(choice), model=model, index=index, last=last.rsplit("/", 1)[-1]
+        )
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -213,11 +240,27 @@ def saved_model(name: str) -> str:
     """The weights that a name stands for: of a run its verdict's choice, of a candidate's folder what it saved.
 
     Anything else, such as a catalog name, stands for itself.
+
+    Raises:
+        NotFoundError: If it is a candidate's folder with a predictor on vectors, or a run without a fine-tuned model.
     """
     path = Path(name).expanduser()
+    if (path / PREDICTOR).is_file():
+        raise NotFoundError(
+            f"{name}: a predictor on vectors, which writes no text. Ask it: tunesmith evaluate {name} FILE"
+        )
     if (path / "run.yaml").is_file():
         return str(Run.open(path).chosen_model())
     return str(next((path / inner for inner in ARTIFACTS if (path / inner / "tunesmith.json").is_file()), name))
+
+
+def saved_predictor(name: str) -> Path | None:
+    """The candidate's folder with a predictor on vectors, of that name or chosen by the run of that name, if any."""
+    path = Path(name).expanduser()
+    if (path / "report.json").is_file() and (path / "run.yaml").is_file():
+        choice = read_json(path / "report.json")["verdict"]["choice"]
+        path = Run.open(path).candidate(choice) if choice else path
+    return path if (path / PREDICTOR).is_file() else None
 
 
 # ── Parquet files: splits and predictions ────────────────────────────────────────────────────────────────

@@ -18,7 +18,7 @@ import yaml
 
 from tunesmith.candidates import FAMILIES, Candidate, Context, Fit
 from tunesmith.candidates.candidate import Listener, model_id
-from tunesmith.config import FORMAT_VERSION, AnyConfig, Config, parse_any_config
+from tunesmith.config import FINE_TUNED, FORMAT_VERSION, AnyConfig, Config, parse_any_config
 from tunesmith.data.prepare import prepare_data
 from tunesmith.data.split import labels_of
 from tunesmith.errors import ConfigError, RunError, TunesmithError
@@ -89,25 +89,32 @@ def plan(config: Config, listener: Listener = silent) -> dict[str, Any]:
 def train(config: Config, folder: Path | str, listener: Listener = silent, command: str = "") -> list[dict[str, Any]]:
     """Fine-tune and save only, without a look at the test split; a later ``run`` in ``folder`` goes on from there.
 
-    Reads and writes what ``run`` does, but no predictions, no evaluation.json and no report.
+    That is ``tune``, and ``tune+rag`` where the config has it; every other candidate, ``setfit`` too, is left to
+    ``run``. Reads and writes what ``run`` does, but no predictions, no evaluation.json and no report.
 
     Returns:
-        For each method its candidate's ``id``, ``status`` and either ``reason`` or ``model``, the folder of the
+        For each method of each the candidate's ``id``, ``status`` and either ``reason`` or ``model``, the folder of the
         weights, with the numbers of its training.
 
     Raises:
-        ConfigError: If the config asks for no fine-tuning.
+        ConfigError: If the config asks for no fine-tuning, or no method of it fits.
         TunesmithError: What cannot be used or done, in words. A method that fails is returned as failed, and the
             others go on.
     """
-    if "tune" not in config.candidates:
-        raise ConfigError(f"candidates: {list(config.candidates)} has no 'tune', so nothing is trained. Add it.")
+    if not config.fine_tunes:
+        raise ConfigError(
+            f"candidates: {list(config.candidates)} has no 'tune' and no 'tune+rag', so nothing is trained here. Add "
+            "one; 'tunesmith run' fits the others."
+        )
     directory = Run(Path(folder))
     with directory.lock():
         start(config, directory, command)
         task = prepare(config, directory, listener)
         planned = make_plan(config, directory, listener)
-        rows = [row for row in planned["candidates"] if row["family"] == "tune"]
+        rows = [row for row in planned["candidates"] if row["family"] in FINE_TUNED]
+        if not rows:
+            kinds = ", ".join(method.kind for method in config.method)
+            raise ConfigError(f"method: {kinds} trains no candidate of {list(config.candidates)}. Take lora.")
         return [train_candidate(config, directory, task, planned, row, listener) for row in rows]
 
 
@@ -131,7 +138,7 @@ def start(config: AnyConfig, directory: Run, command: str) -> None:
             file.unlink(missing_ok=True)
     elif any(directory.folder.glob("[!.]*")):
         raise RunError(f"{directory.folder}: not empty, and not a run. Use another --out.")
-    needed = 2_000_000_000 if "tune" in config.candidates else 50_000_000
+    needed = 2_000_000_000 if config.fine_tunes else 50_000_000
     free = free_disk_bytes(directory.folder)
     if free < needed // 10:
         raise RunError(
@@ -245,7 +252,7 @@ def _interfaces(config: Config, task: Task, architecture: str) -> dict[str, str]
     from tunesmith.model.quantise import require_bitsandbytes
     from tunesmith.train.methods import METHODS
 
-    kinds = [method.kind for method in config.method] if "tune" in config.candidates else ["lora"]
+    kinds = [method.kind for method in config.method] if config.fine_tunes else ["lora"]
     found: dict[str, str] = {}
     problems = []
     for kind in kinds:

@@ -90,8 +90,21 @@ def read_strictly(path: Path) -> Any:
 
 def build_encoder(folder: Path, layers: int = 1) -> Path:
     """A small random BERT with the tiny model's tokenizer."""
+    from transformers import BertModel
+
+    return _build_bert(folder, BertModel, layers)
+
+
+def build_cross_encoder(folder: Path, outputs: int = 1) -> Path:
+    """The same with a head, which gives ``outputs`` numbers for a pair of texts."""
+    from transformers import BertForSequenceClassification
+
+    return _build_bert(folder, BertForSequenceClassification, 2, num_labels=outputs, initializer_range=0.5)
+
+
+def _build_bert(folder: Path, kind: Any, layers: int, **more: Any) -> Path:
     import torch
-    from transformers import AutoTokenizer, BertConfig, BertModel
+    from transformers import AutoTokenizer, BertConfig
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(TINY)
@@ -99,7 +112,7 @@ def build_encoder(folder: Path, layers: int = 1) -> Path:
     tokenizer.save_pretrained(folder)
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=layers, num_attention_heads=2,
-        intermediate_size=48, max_position_embeddings=64,
+        intermediate_size=48, max_position_embeddings=64, **more,
     )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
+    kind(config).save_pretrained(folder)
     return folder

@@ -9,13 +9,14 @@ minutes on a CPU, and a run should first say quickly how much of the task is eas
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from tunesmith.candidates.candidate import Context, Family, Fit, model_id
+from tunesmith.candidates.predictor import Embed, load_vectors, save_predictor, scaled
 from tunesmith.config import Config
 from tunesmith.errors import ConfigError
 from tunesmith.measures.predictor import PredictorFit, fit_predictor
@@ -24,20 +25,16 @@ from tunesmith.records import Example, Prediction
 if TYPE_CHECKING:
     from tunesmith.tasks.task import HeadTask
 
-IMAGES = 16  # computed at once
 TASKS = ("classification", "multi_label", "regression")
 OWN = "model"  # as an encoder's name: the run's model
 DEFAULT = Config.model_fields["encoder"].default
-
-Progress = Callable[[int], None]
-Embed = Callable[[Sequence[Example], Progress], tuple[dict[str, np.ndarray], int]]  # by pooling, and texts cut
 
 
 class Embedding:
     """Examples are embedded once; only the predictor is fitted."""
 
     def __init__(self, context: Context, candidate_id: str, folder: Path) -> None:
-        self.context, self.id = context, candidate_id
+        self.context, self.id, self.folder = context, candidate_id, folder
         self.task = cast("HeadTask", context.task)
         self.fitted: PredictorFit | None = None
         self._pooling = ""
@@ -45,7 +42,10 @@ class Embedding:
         self._embed: Embed | None = None
 
     def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit:
-        """Fit on train for each pooling; keep the best on validation (ties: the first)."""
+        """Fit on train for each pooling; keep the best on validation (ties: the first).
+
+        It is saved in the candidate's folder, to be used after the run.
+        """
         started = time.monotonic()
         encoder = self._encoder(train)
         poolings, cut = self._vectors(train, "train")
@@ -54,13 +54,17 @@ class Embedding:
         tried: list[dict[str, Any]] = []
         for pooling, features in poolings.items():
             scale = _scale(features) if len(poolings) > 1 else None
-            vectors, held_vectors = _scaled(features, scale), _scaled(held_out[pooling], scale)
+            vectors, held_vectors = scaled(features, scale), scaled(held_out[pooling], scale)
             fitted = fit_predictor(vectors, targets, held_vectors, held, self.task.head_loss, self.task.outputs)
             tried += [{"pooling": pooling, **row} for row in fitted.tried]
             if self.fitted is None or fitted.score > self.fitted.score:
                 self.fitted, self._pooling, self._scale = fitted, pooling, scale
         if self.fitted is None:
             raise ConfigError(f"encoder: {encoder} gives no vectors. Choose another, such as minilm-l6.")
+        save_predictor(
+            self.folder, self.id, self.task, self.context.config.task, self.fitted.model, encoder, self._pooling,
+            train[0].image is not None, self._scale,
+        )  # fmt: skip
         return Fit(
             trainable_parameters=self.fitted.parameters,
             train_seconds=time.monotonic() - started,
@@ -75,7 +79,7 @@ class Embedding:
             raise ConfigError(f"{self.id}: predict was called before fit.")
         started = time.monotonic()
         found, _ = self._vectors(examples, "test")
-        outputs = self.fitted.outputs(_scaled(found[self._pooling], self._scale))
+        outputs = self.fitted.outputs(scaled(found[self._pooling], self._scale))
         self._embed = None  # frees the encoder
         seconds = time.monotonic() - started
         return self.task.from_outputs(examples, outputs, self.id, seconds, [0] * len(examples))
@@ -91,7 +95,7 @@ class Embedding:
     def _vectors(self, examples: Sequence[Example], part: str) -> tuple[dict[str, np.ndarray], int]:
         """Vectors by pooling, shape (n, width), and how many texts were cut."""
         if self._embed is None:
-            self._embed = _load(self._encoder(examples), examples[0].image is not None)
+            self._embed = load_vectors(self._encoder(examples), examples[0].image is not None)
         done = [0]
 
         def progress(n: int) -> None:
@@ -101,57 +105,10 @@ class Embedding:
         return self._embed(examples, progress)
 
 
-def _load(name: str, images: bool) -> Embed:
-    """What gives a model's vectors: of length 1, but for a decoder, whose features are as it gives them."""
-    from tunesmith.model.architecture import architecture
-    from tunesmith.model.embed import embed, hidden_features, load_encoder
-    from tunesmith.model.load import load_model
-    from tunesmith.sources import resolve_model
-
-    folder = resolve_model(name)
-    kind = architecture(folder)
-    if kind not in (("image-encoder",) if images else ("encoder", "decoder")):
-        wanted, fix = ("an image encoder", "dinov2-small") if images else ("an encoder or a decoder", "minilm-l6")
-        raise ConfigError(f"encoder: {folder.name} is of kind {kind}, expected {wanted}. Try {fix}.")
-    if images:
-        from tunesmith.model.vision import image_features, load_image_encoder
-
-        seer = load_image_encoder(folder)
-
-        def of_images(examples: Sequence[Example], progress: Progress) -> tuple[dict[str, np.ndarray], int]:
-            import torch
-
-            paths = [str(example.image) for example in examples]
-            parts = []
-            for start in range(0, len(paths), IMAGES):
-                with torch.no_grad():
-                    parts.append(image_features(*seer, paths[start : start + IMAGES]).float().cpu().numpy())
-                progress(len(parts[-1]))
-            rows = np.concatenate(parts)
-            lengths: np.ndarray = np.linalg.norm(rows, axis=1, keepdims=True)
-            return {"image": rows / np.maximum(lengths, 1e-12)}, 0
-
-        return of_images
-    if kind == "decoder":
-        lm = load_model(name)
-        return lambda examples, progress: hidden_features(lm, [e.text or "" for e in examples], progress)
-    encoder = load_encoder(folder)
-
-    def of_texts(examples: Sequence[Example], progress: Progress) -> tuple[dict[str, np.ndarray], int]:
-        vectors, cut = embed(encoder, [example.text or "" for example in examples], progress)
-        return {encoder.pooling: vectors}, cut
-
-    return of_texts
-
-
 def _scale(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and spread that bring features to a length of about 1: few of a decoder's would drown all others."""
     spread = features.std(0)
     return features.mean(0), np.maximum(spread, 1e-6) * features.shape[1] ** 0.5
-
-
-def _scaled(features: np.ndarray, scale: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-    return features if scale is None else (features - scale[0]) / scale[1]
 
 
 def encoder_names(config: Config, images: bool) -> list[str]:

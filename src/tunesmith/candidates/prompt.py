@@ -25,6 +25,7 @@ from tunesmith.candidates.prompt_search import ROUND_EXAMPLES, Cell, Trials, sea
 from tunesmith.candidates.templates import TEMPLATES
 from tunesmith.config import Config
 from tunesmith.errors import ConfigError
+from tunesmith.measures.neighbours import nearest
 from tunesmith.records import Example, Message, Prediction
 from tunesmith.run import read_json, write_json
 
@@ -158,8 +159,8 @@ class Neighbours:
 
     def find(self, examples: Sequence[Example]) -> None:
         """Look up the neighbours of ``examples``, by what they show and never by their answers."""
-        places = nearest(self._vectors, self._embed(examples), min(NEAREST_SHOTS[-1], len(self.train)))
-        self._found |= {e.prompt_key: row for e, row in zip(examples, places.tolist(), strict=True)}
+        places, _ = nearest(self._vectors, self._embed(examples), min(NEAREST_SHOTS[-1], len(self.train)))
+        self._found |= {e.prompt_key: row for e, row in zip(examples, places[:, ::-1].tolist(), strict=True)}
 
     def of(self, example: Example, n: int) -> tuple[Example, ...]:
         """The ``n`` nearest of an example that was looked up, the most similar last."""
@@ -169,22 +170,6 @@ class Neighbours:
         from tunesmith.model.embed import embed
 
         return embed(self._loaded, [example.text or "" for example in examples])[0]
-
-
-def nearest(vectors: NDArray[Any], queries: NDArray[Any], n: int) -> NDArray[np.int64]:
-    """Places of the ``n`` vectors most like each query, the most similar last; of equal ones the first is nearest.
-
-    Args:
-        vectors: Of length 1, shape (m, width).
-        queries: Of length 1, shape (q, width).
-        n: Neighbours wanted, at most m.
-
-    Returns:
-        Shape (q, n).
-    """
-    similarity = np.round(np.asarray(queries, np.float64) @ np.asarray(vectors, np.float64).T, 6)  # equal is equal
-    found: NDArray[np.int64] = np.argsort(-similarity, axis=1, kind="stable")[:, :n][:, ::-1]
-    return found
 
 
 def fitting(trials: Trials, template: str, shots_of: Callable[[Example], Sequence[Example]]) -> Ask:

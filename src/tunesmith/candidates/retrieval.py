@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,7 +38,8 @@ from tunesmith.rag.answer import (
     without_citations,
 )
 from tunesmith.rag.index import Hit, Index
-from tunesmith.rag.retrieve import Found, Retriever, find_both, tune_weight
+from tunesmith.rag.rerank import DEPTHS, LIKELIHOOD, Reranking, Scorer, by_cross_encoder, by_likelihood, rerank
+from tunesmith.rag.retrieve import DEPTH, Found, Retriever, find_both, tune_weight
 from tunesmith.records import Example, Prediction
 from tunesmith.tasks.generation import SCORES, GenerationTask, shown_text
 
@@ -50,15 +51,22 @@ WRONG = 0.5  # an answer that scores less counts as wrong, where errors are told
 ORACLE_EXAMPLES = 100  # test questions asked again with the right chunk alone, at most
 TRAINED_METHODS = ("lora", "qlora", "full")
 METRIC_PLACES = 10  # of nDCG
+RERANK_EXAMPLES = 50  # validation examples on which the depth of reranking is chosen, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What was found for an example: the two lists, the chunks to show, and all known ones that hold its answer."""
+    """What was found for an example: the two lists, one ranking of them, and all known chunks that hold its answer.
+
+    ``former`` is the ranking before its first ``depth`` hits were ranked anew, and ``seconds`` what all this took.
+    """
 
     found: Found
     hits: list[Hit]
     right: list[Hit]
+    former: list[Hit] = field(default_factory=list)
+    depth: int = 0
+    seconds: float = 0.0
 
 
 class Lookup:
@@ -70,14 +78,18 @@ class Lookup:
         self.folder = Path(self.settings.index).expanduser() if self.settings.index else folder.parent.parent / "index"
         self.weight: float | None = None
         self.threshold: float | None = None
+        self.depth = 0 if self.settings.rerank is None else self.settings.rerank_depth
         self.details: dict[str, Any] = {"retriever": retriever, "k": self.settings.k}
+        if self.depth:
+            self.details["rerank"] = {"by": self.settings.rerank, "depth": self.depth}
         self._index: Index | None = None
 
     def open(self) -> Index:
         """The index, with the documents in it.
 
         Raises:
-            DataError: If there is nothing in it.
+            DataError: If there is nothing in it, or no document has the metadata that is asked for.
+            ConfigError: If no document has such a field of metadata.
         """
         if self._index is None:
             index = self._made() if self.settings.index is None else Index.open(self.folder)
@@ -85,6 +97,13 @@ class Lookup:
             if not stats["chunks"]:
                 refused = "; ".join(f"{name}: {reason}" for name, reason in self.details.get("refused", []))
                 raise DataError(f"rag: there is nothing in the documents to look up ({refused or self.folder}).")
+            where = self.settings.where
+            index.check_fields(where)
+            if where and not index.count(where):
+                asked = ", ".join(f"{key}: {value}" for key, value in where.items())
+                raise DataError(f"rag.where: no document has {asked}. Its fields are there, so check the values.")
+            if where:
+                self.details |= {"where": where, "chunks_searched": index.count(where)}
             self.details |= {"encoder": index.encoder, "documents": stats["documents"], "chunks": stats["chunks"]}
             self._index = index
         return self._index
@@ -108,34 +127,91 @@ class Lookup:
         return index
 
     def look(self, examples: Sequence[Example]) -> list[Looked]:
-        """What is found for each example's question, as far as ``weight`` is known."""
-        index, k = self.open(), self.settings.k
-        looked = []
-        for example, found in zip(examples, find_both(index, [question_of(e) for e in examples]), strict=True):
-            more = index.text(example.answer, METRIC_PLACES) if example.answer.strip() else []
-            known = {hit.chunk.id: hit for hits in (more, *found) for hit in hits}
-            right = [hit for hit in known.values() if holds(hit.chunk.text, example.answer)]
-            looked.append(Looked(found, chosen_hits(found, self.retriever, self.weight, k), right))
-        return looked
+        """What is found for each example's question, as far as ``weight`` and ``depth`` are known."""
+        started = time.monotonic()
+        looked = self.ranked_anew(examples, self._ranked(self._find(examples)))
+        seconds = (time.monotonic() - started) / max(1, len(examples))
+        return [replace(one, seconds=seconds) for one in looked]
 
-    def tune(self, validation: Sequence[Example]) -> None:
-        """Choose the weight of hybrid and the threshold to refuse on validation examples whose answer is somewhere."""
-        looked = [one for one in self.look(validation) if one.right]
-        self.details |= {"validation_examples": len(looked)}
-        if not looked:
-            return
-        if self.retriever == "hybrid":
-            gains: list[dict[Any, float]] = [{hit.chunk.id: 1.0 for hit in one.right} for one in looked]
+    def ranked_anew(self, examples: Sequence[Example], looked: Sequence[Looked]) -> list[Looked]:
+        """The same with the first ``depth`` hits of each in their new order, where they are not yet."""
+        if all(one.depth == self.depth for one in looked):
+            return list(looked)
+        return self._reranked(examples, looked, Reranking(self._scorer(), self.depth))
+
+    def tune(self, validation: Sequence[Example]) -> list[Looked]:
+        """Choose the weight of hybrid, how many hits are ranked anew, and the threshold to refuse.
+
+        All is chosen on the validation examples whose answer is somewhere in the documents.
+
+        Returns:
+            What was found for all of them; :meth:`ranked_anew` finishes it.
+        """
+        looked = self._find(validation)
+        known = [i for i, one in enumerate(looked) if one.right]
+        self.details |= {"validation_examples": len(known)}
+        if self.retriever == "hybrid" and known:
             self.weight = tune_weight(
-                [one.found for one in looked], lambda i, hits: ndcg_at(_ids(hits), gains[i], METRIC_PLACES),
-                METRIC_PLACES,
-            )  # fmt: skip
+                [looked[i].found for i in known], lambda i, hits: _ndcg(hits, looked[known[i]].right), METRIC_PLACES
+            )
             self.details["weight"] = self.weight
+        looked = self._ranked(looked)
+        if self.depth and known:
+            some = known[:RERANK_EXAMPLES]
+            tuned = self._tune_depth([validation[i] for i in some], [looked[i] for i in some])
+            for i, one in zip(some, tuned, strict=True):
+                looked[i] = one
         answerable, unanswerable = self._best_scores(looked)
         if answerable and unanswerable:
             chosen = tune_threshold(answerable, unanswerable)
             self.threshold = chosen.value
             self.details["refusal"] = {"threshold": chosen.value, "validation_accuracy": chosen.accuracy}
+        return looked
+
+    def _tune_depth(self, examples: Sequence[Example], looked: Sequence[Looked]) -> list[Looked]:
+        """Take the depth with the best nDCG, of equal ones the smallest; every chunk is scored once for all of them."""
+        deepest = self._reranked(examples, looked, Reranking(self._scorer(), self.depth))
+        found: dict[int, list[Looked]] = {0: list(looked)}
+        for depth in sorted({min(depth, self.depth) for depth in DEPTHS[1:]}):
+            found[depth] = [as_deep(one, depth) for one in deepest]
+        worth = {depth: float(np.mean([_ndcg(one.hits, one.right) for one in at])) for depth, at in found.items()}
+        self.depth = max(worth, key=lambda depth: (round(worth[depth], 9), -depth))
+        self.details["rerank"] |= {
+            "depth": self.depth, "validation_examples": len(looked),
+            "tried_on_validation": [{"depth": depth, "ndcg@10": value} for depth, value in worth.items()],
+        }  # fmt: skip
+        return found[self.depth]
+
+    def _find(self, examples: Sequence[Example]) -> list[Looked]:
+        """For each question the two lists, and of all chunks in them and of those like the answer what holds it."""
+        index, looked, where = self.open(), [], self.settings.where
+        questions = [question_of(example) for example in examples]
+        for example, found in zip(examples, find_both(index, questions, where=where), strict=True):
+            more = index.text(example.answer, METRIC_PLACES, where) if example.answer.strip() else []
+            known = {hit.chunk.id: hit for hits in (more, *found) for hit in hits}
+            looked.append(Looked(found, [], [hit for hit in known.values() if holds(hit.chunk.text, example.answer)]))
+        return looked
+
+    def _ranked(self, looked: Sequence[Looked]) -> list[Looked]:
+        rankings = [chosen_hits(one.found, self.retriever, self.weight, DEPTH) for one in looked]
+        return [replace(one, hits=hits, former=hits) for one, hits in zip(looked, rankings, strict=True)]
+
+    def _reranked(self, examples: Sequence[Example], looked: Sequence[Looked], reranking: Reranking) -> list[Looked]:
+        found = []
+        for i, (example, one) in enumerate(zip(examples, looked, strict=True)):
+            if one.depth != reranking.depth:
+                hits = rerank(reranking, question_of(example), one.former)
+                one = replace(one, hits=hits, depth=reranking.depth)
+            found.append(one)
+            self.context.listener("documents: ranking anew", i + 1, len(looked), {})
+        return found
+
+    def _scorer(self) -> Scorer:
+        """What ranks anew; loaded each time, so that it takes no memory while a model is trained or asked."""
+        from tunesmith.model.load import load_model
+
+        name = cast("str", self.settings.rerank)
+        return by_likelihood(load_model(self.context.model, "causal")) if name == LIKELIHOOD else by_cross_encoder(name)
 
     def _best_scores(self, looked: Sequence[Looked]) -> tuple[list[float], list[float]]:
         """Best scores of questions, and of the same with every chunk that holds their answer hidden."""
@@ -162,16 +238,11 @@ class Lookup:
             oracle: By place, the score of the answer to the right chunk alone.
         """
         known = [one for one in looked if one.right]
-        rankings = [(_ids(chosen_hits(one.found, self.retriever, self.weight, 50)), one.right) for one in known]
-        if rankings:
+        if known:
             k = self.settings.k
-            self.details["retrieval"] = {
-                "n": len(rankings), "k": k,
-                "recall": float(np.mean([recall_at(r, _ids(right), k) for r, right in rankings])),
-                "ndcg@10": float(np.mean([ndcg_at(r, dict.fromkeys(_ids(right), 1.0), METRIC_PLACES)
-                                          for r, right in rankings])),
-                "mrr": float(np.mean([reciprocal_rank(r, _ids(right)) for r, right in rankings])),
-            }  # fmt: skip
+            self.details["retrieval"] = {"n": len(known), "k": k, **rankings([(o.hits, o.right) for o in known], k)}
+            if self.depth:
+                self.details["rerank"]["retrieval_before"] = rankings([(o.former, o.right) for o in known], k)
         scores = self._best_scores(looked)
         if self.threshold is not None and all(scores):
             self.details["refusal"]["test_accuracy"] = refusal_accuracy(*scores, self.threshold)
@@ -183,6 +254,19 @@ class Lookup:
                 "n": len(oracle), "score": float(np.mean(list(oracle.values()))),
                 "own_score": float(np.mean([predictions[i].score for i in oracle])),
             }  # fmt: skip
+
+
+def rankings(found: Sequence[tuple[Sequence[Hit], Sequence[Hit]]], k: int) -> dict[str, float]:
+    """Means over rankings and what is right in them: recall in the first ``k``, nDCG@10, and reciprocal rank."""
+    return {
+        "recall": float(np.mean([recall_at(_ids(hits), _ids(right), k) for hits, right in found])),
+        "ndcg@10": float(np.mean([_ndcg(hits, right) for hits, right in found])),
+        "mrr": float(np.mean([reciprocal_rank(_ids(hits), _ids(right)) for hits, right in found])),
+    }
+
+
+def _ndcg(hits: Sequence[Hit], right: Sequence[Hit]) -> float:
+    return ndcg_at(_ids(hits), dict.fromkeys(_ids(right), 1.0), METRIC_PLACES)
 
 
 def cited(looked: Sequence[Looked], shown: Sequence[int], raw: Sequence[str]) -> dict[str, Any]:
@@ -224,6 +308,16 @@ def errors(
     return {"wrong_below": WRONG, "wrong": sum(counts.values()), **counts}
 
 
+def as_deep(deeper: Looked, depth: int) -> Looked:
+    """What was ranked anew, as if it had been less deep: the first ``depth`` of the former ranking in their new order.
+
+    A reranker scores each chunk for itself, so that those of fewer stand in the same order as among more.
+    """
+    first = set(_ids(deeper.former[:depth]))
+    hits = [hit for hit in deeper.hits if hit.chunk.id in first]
+    return replace(deeper, hits=[*hits, *deeper.former[depth:]], depth=depth)
+
+
 class Retrieval:
     """``rag/<retriever>``: the base model with what was found before each question."""
 
@@ -239,10 +333,11 @@ class Retrieval:
         from tunesmith.data.render import Renderer
         from tunesmith.model.load import load_model
 
+        looked = self.lookup.look(examples)
         self.context.listener(f"{self.id}: loading {self.context.model}", 0, 0, {})
         lm = load_model(self.context.model, "causal")
         renderer = Renderer(lm.tokenizer, lm.max_length)
-        return answered(self.lookup, self.context, renderer, examples, lambda asked: self._ask(lm, asked))
+        return answered(self.lookup, self.context, renderer, examples, looked, lambda asked: self._ask(lm, asked))
 
     def _ask(self, lm: LanguageModel, examples: Sequence[Example]) -> list[Prediction]:
         total, done = len(examples), [0]
@@ -264,24 +359,22 @@ class TunedRetrieval:
 
     def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit:
         settings, renderer = self.lookup.settings, self._renderer()
-        self.lookup.tune(validation)
+        looked = self.lookup.ranked_anew(validation, self.lookup.tune(validation))
+        held_out = fitted_contexts(self.context, renderer, validation, [one.hits[: settings.k] for one in looked])
         rng = np.random.default_rng([self.context.config.seed, 8])
         kept = rng.random(len(train)) < settings.gold_share
         shown = [
             raft_hits(one, settings.k, bool(keep)) for one, keep in zip(self.lookup.look(train), kept, strict=True)
         ]
-        contexts = [fitted_context(self.context, renderer, e, hits)[0] for e, hits in zip(train, shown, strict=True)]
-        held_out = [
-            fitted_context(self.context, renderer, e, one.hits)[0]
-            for e, one in zip(validation, self.lookup.look(validation), strict=True)
-        ]
-        fit = self.tuned.fit(contexts, held_out)
+        contexts = fitted_contexts(self.context, renderer, train, shown)
+        fit = self.tuned.fit([example for example, _ in contexts], [example for example, _ in held_out])
         self.lookup.details["train_examples_with_their_answer"] = int(kept.sum())
         fit.details["rag"] = self.lookup.details
         return fit
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
-        return answered(self.lookup, self.context, self._renderer(), examples, self.tuned.predict)
+        looked = self.lookup.look(examples)
+        return answered(self.lookup, self.context, self._renderer(), examples, looked, self.tuned.predict)
 
     def _renderer(self) -> Renderer:
         from tunesmith.data.render import Renderer
@@ -295,42 +388,51 @@ def raft_hits(looked: Looked, k: int, keep: bool) -> list[Hit]:
     """What a training example is shown: the chunk with its answer among others, or only others; at most ``k``."""
     right = set(_ids(looked.right))
     if keep:
-        there = any(hit.chunk.id in right for hit in looked.hits)
-        return looked.hits if there or not right else [*looked.hits[: k - 1], looked.right[0]]
+        there = any(hit.chunk.id in right for hit in looked.hits[:k])
+        return looked.hits[:k] if there or not right else [*looked.hits[: k - 1], looked.right[0]]
     others = [*looked.hits, *looked.found.dense, *looked.found.bm25]
     return list({hit.chunk.id: hit for hit in others if hit.chunk.id not in right}.values())[:k]
 
 
-def fitted_context(context: Context, renderer: Renderer, example: Example, hits: Sequence[Hit]) -> tuple[Example, int]:
-    """The example with as many of its hits as leave room for the answer, and how many these are."""
-    task = cast("GenerationTask", context.task)
-    control = control_tokens(renderer.tokenizer)
-    for n in range(len(hits), 0, -1):
-        shown = with_context(example, hits[:n], control)
-        turns = task.messages(shown)
-        asked = len(renderer.prompt(turns)) + task.max_new_tokens
-        if max(asked, len(renderer.render(turns).input_ids)) <= renderer.max_length:
-            return shown, n
-    return example, 0
+def fitted_contexts(
+    context: Context, renderer: Renderer, examples: Sequence[Example], hits: Sequence[Sequence[Hit]]
+) -> list[tuple[Example, int]]:
+    """Each example with as many of its hits as leave room for the answer, and how many these are."""
+    task, control = cast("GenerationTask", context.task), control_tokens(renderer.tokenizer)
+
+    def fitted(example: Example, found: Sequence[Hit]) -> tuple[Example, int]:
+        for n in range(len(found), 0, -1):
+            shown = with_context(example, found[:n], control)
+            turns = task.messages(shown)
+            asked = len(renderer.prompt(turns)) + task.max_new_tokens
+            if max(asked, len(renderer.render(turns).input_ids)) <= renderer.max_length:
+                return shown, n
+        return example, 0
+
+    return [fitted(example, found) for example, found in zip(examples, hits, strict=True)]
 
 
 def answered(
-    lookup: Lookup, context: Context, renderer: Renderer, examples: Sequence[Example], ask: Any
+    lookup: Lookup,
+    context: Context,
+    renderer: Renderer,
+    examples: Sequence[Example],
+    looked: Sequence[Looked],
+    ask: Any,
 ) -> list[Prediction]:
     """Predictions for the original examples, each asked with what was found; the details say how that went."""
     started = time.monotonic()
-    looked = lookup.look(examples)
-    asked = [fitted_context(context, renderer, e, one.hits) for e, one in zip(examples, looked, strict=True)]
-    finding = (time.monotonic() - started) / max(1, len(examples))
+    asked = fitted_contexts(context, renderer, examples, [one.hits[: lookup.settings.k] for one in looked])
+    fitting = (time.monotonic() - started) / max(1, len(examples))
     task = cast("GenerationTask", context.task)
     raw = ask([example for example, _ in asked])
     predictions = [
-        replace(_own(task, prediction, example), seconds=prediction.seconds + finding)
-        for prediction, example in zip(raw, examples, strict=True)
+        replace(_own(task, prediction, example), seconds=prediction.seconds + fitting + one.seconds)
+        for prediction, example, one in zip(raw, examples, looked, strict=True)
     ]
     places = [i for i, one in enumerate(looked) if one.right][:ORACLE_EXAMPLES]
-    alone = [fitted_context(context, renderer, examples[i], looked[i].right[:1])[0] for i in places]
-    best = ask(alone) if alone else []
+    alone = fitted_contexts(context, renderer, [examples[i] for i in places], [looked[i].right[:1] for i in places])
+    best = ask([example for example, _ in alone]) if alone else []
     oracle = {i: _own(task, p, examples[i]).score for i, p in zip(places, best, strict=True)}
     lookup.judge(looked, [n for _, n in asked], [p.prediction for p in raw], predictions, oracle)
     return predictions

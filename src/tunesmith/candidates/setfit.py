@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import json
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ import numpy as np
 
 from tunesmith.candidates.candidate import Context, Family, Fit, model_id
 from tunesmith.candidates.embedding import DEFAULT, OWN
+from tunesmith.candidates.predictor import save_predictor
 from tunesmith.config import Config
 from tunesmith.errors import ConfigError, MissingExtraError, TrainingError
 from tunesmith.measures.linear import LinearFit, fit_linear
@@ -43,7 +43,7 @@ EVALUATIONS = 5  # of the loss on validation pairs, evenly spread over the steps
 MEASURED_PAIRS = 400  # validation pairs it is measured on, and as many training pairs for overfitting
 # Told, since sentence-transformers takes a tokenizer with a chat template to be fed with conversations.
 TEXT_ALONE: Any = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-ENCODER, CLASSIFIER = "encoder", "classifier.safetensors"  # what is saved in the candidate's folder
+ENCODER = "encoder"  # folder of the tuned encoder, in the candidate's
 
 
 class Pair(NamedTuple):
@@ -88,7 +88,8 @@ class SetFit:
         held_out, _ = embed(encoder, [example.text or "" for example in validation])
         targets, held = (np.array([self.task.head_target(e) for e in part]) for part in (train, validation))
         self.fitted = fit_linear(vectors, targets, held_out, held, self.task.head_loss, self.task.outputs)
-        self._save_classifier(self.fitted)
+        settings = self.context.config.task
+        save_predictor(self.folder, self.id, self.task, settings, self.fitted, ENCODER, encoder.pooling)
         parameters = sum(parameter.numel() for parameter in encoder.model.parameters())
         return Fit(
             trainable_parameters=parameters + int(self.fitted.weights.size + self.fitted.bias.size),
@@ -186,19 +187,6 @@ class SetFit:
         with replaced_folder(self.folder / ENCODER) as temporary:
             model.save(str(temporary), create_model_card=False, safe_serialization=True)
             encoder.tokenizer.save_pretrained(temporary)  # with the limit at which texts are cut
-
-    def _save_classifier(self, fitted: LinearFit) -> None:
-        """Weights and bias, with the labels in the order of their rows."""
-        from safetensors.numpy import save
-
-        from tunesmith.run import disk_error
-
-        file = self.folder / CLASSIFIER
-        about = {"labels": json.dumps(list(self.task.labels), ensure_ascii=False)}  # one: the order of two is random
-        try:
-            file.write_bytes(save({"weights": fitted.weights, "bias": fitted.bias}, metadata=about))
-        except OSError as error:
-            raise disk_error(error, file) from error
 
 
 def sentence_pairs(labels: Sequence[Any], most: int, rng: np.random.Generator) -> list[Pair]:

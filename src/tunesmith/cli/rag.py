@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,22 @@ import click
 from tunesmith.cli.progress import progress
 
 if TYPE_CHECKING:
+    from tunesmith.model.load import LanguageModel
     from tunesmith.rag.index import Added, Hit, Index
+    from tunesmith.rag.rerank import Reranking
     from tunesmith.rag.retrieve import Retriever
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 QUIET = click.option("--quiet", is_flag=True, help="Show no progress.")
 INDEX = click.argument("index", type=click.Path(path_type=Path))
+WHERE = click.option(
+    "--where", multiple=True, metavar="KEY=VALUE", help="Only documents with this metadata; repeatable."
+)
+RERANK = click.option(
+    "--rerank", metavar="NAME",
+    help="Rank the best anew: by a cross-encoder (name or folder), or 'likelihood': by --model's of the question.",
+)  # fmt: skip
+DEPTH = click.option("--depth", type=click.IntRange(1, 50), help="How many --rerank ranks anew (default: 50).")
 
 
 @click.group("rag")
@@ -84,17 +95,35 @@ def remove(index: Path, names: tuple[str, ...], as_json: bool) -> None:
     "--retriever", type=click.Choice(["dense", "bm25", "hybrid"]), default="dense", show_default=True,
     help="By meaning, by words, or by both (reciprocal ranks).",
 )  # fmt: skip
-@click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only documents with this metadata; repeatable.")
+@WHERE
 @click.option("--at", "version", type=int, help="Search a former version of the index.")
+@RERANK
+@DEPTH
+@click.option("--model", help="Model of --rerank likelihood (default: the smallest of the catalog).")
 @JSON
 def search(
-    index: Path, query: str, k: int, retriever: Retriever, where: tuple[str, ...], version: int | None, as_json: bool
+    index: Path,
+    query: str,
+    k: int,
+    retriever: Retriever,
+    where: tuple[str, ...],
+    version: int | None,
+    rerank: str | None,
+    depth: int | None,
+    model: str | None,
+    as_json: bool,
 ) -> None:
     """Find the chunks that fit a query best."""
-    from tunesmith.rag.retrieve import retrieve
+    from tunesmith.rag.retrieve import check_queries, retrieve
 
     opened = _open(index) if version is None else _open(index).at(version)
-    hits = retrieve(opened, [query], retriever, k, where=_conditions(where))[0]
+    check_queries([query], k)
+    conditions = _conditions(where)
+    opened.check_fields(conditions)
+    if model is not None and rerank != "likelihood":
+        raise click.UsageError("--model: only with --rerank likelihood.")
+    reranking = _reranking(rerank, depth, lambda: _load_decoder(model)[1])
+    hits = retrieve(opened, [query], retriever, k, where=conditions, reranking=reranking)[0]
     if as_json:
         click.echo(json.dumps(_hits_json(query, retriever, hits), ensure_ascii=False, indent=2))
     elif not hits:
@@ -113,28 +142,36 @@ def search(
     help="By meaning, by words, or by both (reciprocal ranks).",
 )  # fmt: skip
 @click.option("--threshold", type=float, help="Best score below which the question is refused (cosine; bm25: BM25).")
+@WHERE
+@RERANK
+@DEPTH
 @JSON
 def ask(
-    index: Path, question: str, model: str | None, k: int, retriever: Retriever, threshold: float | None, as_json: bool
+    index: Path,
+    question: str,
+    model: str | None,
+    k: int,
+    retriever: Retriever,
+    threshold: float | None,
+    where: tuple[str, ...],
+    rerank: str | None,
+    depth: int | None,
+    as_json: bool,
 ) -> None:
     """Answer a question from an index's documents, with a model on this machine.
 
     The answer is printed with the sources it was shown; those it cites are marked with *. Without any hit, or below
     the threshold, it says that the documents do not say.
     """
-    from tunesmith.errors import ModelError
-    from tunesmith.model.load import load_model
-    from tunesmith.plan.choose import DEFAULT_MODEL
     from tunesmith.rag import answer
-    from tunesmith.run import saved_model
 
     opened = _open(index)
     answer.check_question(question, k)
-    name = saved_model(model or DEFAULT_MODEL)
-    lm = load_model(name)
-    if lm.interface not in ("causal", "preference"):
-        raise ModelError(f"{name}: a model of kind {lm.interface} writes no answers. Use a decoder.")
-    found = answer.ask(opened, question, lm, k, retriever, threshold=threshold)
+    conditions = _conditions(where)
+    opened.check_fields(conditions)
+    name, lm = _load_decoder(model)
+    reranking = _reranking(rerank, depth, lambda: lm)
+    found = answer.ask(opened, question, lm, k, retriever, threshold=threshold, where=conditions, reranking=reranking)
     if as_json:
         told = {
             "format_version": 1, "question": question, "answer": found.text, "refused": found.refused, "model": name,
@@ -194,6 +231,32 @@ def _open_or_create(folder: Path, paths: tuple[Path, ...], encoder: str | None, 
             "make an index in another folder."
         )
     return opened
+
+
+def _load_decoder(model: str | None) -> tuple[str, LanguageModel]:
+    """A model that writes text, and where it is: a name, a folder, what a run chose, or the catalog's smallest."""
+    from tunesmith.errors import ModelError
+    from tunesmith.model.load import load_model
+    from tunesmith.plan.choose import DEFAULT_MODEL
+    from tunesmith.run import saved_model
+
+    name = saved_model(model or DEFAULT_MODEL)
+    lm = load_model(name)
+    if lm.interface not in ("causal", "preference"):
+        raise ModelError(f"{name}: a model of kind {lm.interface} writes no text. Use a decoder.")
+    return name, lm
+
+
+def _reranking(name: str | None, depth: int | None, load: Callable[[], LanguageModel]) -> Reranking | None:
+    """What ``--rerank`` asks for; ``load`` gives the model whose likelihood counts."""
+    from tunesmith.rag import rerank
+
+    if name is None and depth is not None:
+        raise click.UsageError("--depth: only with --rerank.")
+    if name is None:
+        return None
+    score = rerank.by_likelihood(load()) if name == rerank.LIKELIHOOD else rerank.by_cross_encoder(name)
+    return rerank.Reranking(score, depth or rerank.DEPTH)
 
 
 def _say(done: Added, as_json: bool) -> None:

@@ -6,9 +6,14 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from tunesmith.config import FINE_TUNED
+
+if TYPE_CHECKING:
+    from tunesmith.config import Config
 
 
 @click.command("train")
@@ -20,7 +25,8 @@ import click
 def command(config_file: Path, out: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     """Fine-tune the model of CONFIG and save it, without the candidates to compare with.
 
-    The test split is not looked at. 'tunesmith run' on the same directory goes on from there.
+    That is tune, and tune+rag where CONFIG has rag; every other candidate, setfit too, is left to 'tunesmith run'. The
+    test split is not looked at. 'tunesmith run' on the same directory goes on from there.
     """
     from tunesmith.config import read_config
 
@@ -31,14 +37,16 @@ def command(config_file: Path, out: Path | None, overrides: tuple[str, ...], as_
 
     with progress(quiet) as listener:
         trained = workflow.train(config, folder, listener, shlex.join(["tunesmith", *sys.argv[1:]]))
-    result = {"run": str(folder), "candidates": trained}
-    click.echo(json.dumps(result, ensure_ascii=False, indent=2) if as_json else describe(trained, config_file, folder))
+    if as_json:
+        click.echo(json.dumps({"run": str(folder), "candidates": trained}, ensure_ascii=False, indent=2))
+    else:
+        click.echo(describe(trained, config, config_file, folder))
     if any(entry["status"] == "failed" for entry in trained):
         raise SystemExit(1)
 
 
-def describe(trained: list[dict[str, Any]], config_file: Path, folder: Path) -> str:
-    """What was trained, where it is, and what to type next."""
+def describe(trained: list[dict[str, Any]], config: Config, config_file: Path, folder: Path) -> str:
+    """What was trained, where it is, what was not, and what to type next."""
     lines = []
     for entry in trained:
         if entry["status"] != "ok":
@@ -52,13 +60,24 @@ def describe(trained: list[dict[str, Any]], config_file: Path, folder: Path) -> 
             f"  overfitting {fit['verdict']}, forgetting {entry['forgetting'].get('verdict', 'not measured')}",
             f"  {entry['model']}",
         ]
-    models = [entry["model"] for entry in trained if entry["status"] == "ok"]
-    if models:
-        lines += [
-            "",
-            "Next:",
-            f"  tunesmith chat {models[0]}",
-            f"  tunesmith evaluate {models[0]} FILE",
-            f"  tunesmith run {config_file} --out {folder}    # compare it with the alternatives",
-        ]
+    others = [name for name in config.candidates if name not in FINE_TUNED]
+    if others:
+        lines.append(f"not fitted here: {', '.join(others)}")
+    done = [entry for entry in trained if entry["status"] == "ok"]
+    if done:
+        lines += ["", "Next:", *_next(done, config, folder)]
+        lines.append(f"  tunesmith run {config_file} --out {folder}    # compare it with the alternatives")
     return "\n".join(lines)
+
+
+def _next(done: list[dict[str, Any]], config: Config, folder: Path) -> list[str]:
+    """How to use the first model, and the first of those that expect documents before a question."""
+    lines = []
+    alone = [entry["model"] for entry in done if "rag" not in entry["details"]]
+    if alone:
+        lines += [f"  tunesmith chat {alone[0]}", f"  tunesmith evaluate {alone[0]} FILE"]
+    for entry in [entry for entry in done if "rag" in entry["details"]][:1]:
+        index = config.rag.index if config.rag is not None and config.rag.index else folder / "index"
+        retriever = entry["details"]["rag"]["retriever"]
+        lines.append(f"  tunesmith rag ask {index} QUESTION --model {entry['model']} --retriever {retriever}")
+    return lines

@@ -12,6 +12,7 @@ from tunesmith.measures.linear import LOSS_NAMES, Floats, HeadLoss, judge
 
 K_GRID = (1, 2, 4, 8, 16, 32)  # neighbours that are asked
 EQUAL = 1e-6  # distances below this are this: weights stay finite, and equal vectors outweigh all others
+EQUAL_DIGITS = 6  # cosines that agree to so many digits after the point are equal
 ROWS = 256  # vectors compared with all others at once
 
 
@@ -83,8 +84,11 @@ def unit(vectors: NDArray[Any]) -> Floats:
     return found
 
 
-def nearest(vectors: Floats, queries: Floats, k: int) -> tuple[NDArray[np.intp], Floats]:
+def nearest(vectors: NDArray[Any], queries: NDArray[Any], k: int) -> tuple[NDArray[np.intp], Floats]:
     """Places of the ``k`` vectors nearest to each query, the nearest first, and their distances 1 − cosine.
+
+    Cosines that agree to six digits after the point are equal, and of equal ones the vector that stands first is
+    nearer: what a product's order of summing leaves of a difference decides nothing.
 
     Args:
         vectors: Of length 1, shape (n, width).
@@ -94,14 +98,17 @@ def nearest(vectors: Floats, queries: Floats, k: int) -> tuple[NDArray[np.intp],
     Returns:
         Two arrays of shape (m, k).
     """
-    found = np.zeros((len(queries), k), dtype=np.intp)
-    distances = np.zeros((len(queries), k))
-    for start in range(0, len(queries), ROWS):
-        rows = 1.0 - queries[start : start + ROWS] @ vectors.T
-        some = np.argpartition(rows, k - 1, axis=1)[:, :k]
-        order = np.argsort(np.take_along_axis(rows, some, 1), axis=1, kind="stable")
-        some = np.take_along_axis(some, order, 1)
-        found[start : start + ROWS], distances[start : start + ROWS] = some, np.take_along_axis(rows, some, 1)
+    kept, asked = np.asarray(vectors, np.float64), np.asarray(queries, np.float64)
+    found = np.zeros((len(asked), k), dtype=np.intp)
+    distances = np.zeros((len(asked), k))
+    for start in range(0, len(asked), ROWS):
+        cosines = asked[start : start + ROWS] @ kept.T
+        # one number for cosine and place, so that no two are equal
+        order = -np.rint(cosines * 10**EQUAL_DIGITS).astype(np.int64) * len(kept) + np.arange(len(kept))
+        some = np.argpartition(order, k - 1, axis=1)[:, :k]
+        some = np.take_along_axis(some, np.argsort(np.take_along_axis(order, some, 1), axis=1), 1)
+        found[start : start + ROWS] = some
+        distances[start : start + ROWS] = 1.0 - np.take_along_axis(cosines, some, 1)
     return found, distances
 
 

@@ -142,14 +142,14 @@ def embed(encoder: Encoder, texts: Sequence[str], on_progress: Progress | None =
     whole = tokenizer(read, truncation=False, verbose=False)["input_ids"]
     cut = sum(len(a) < len(b) for a, b in zip(ids, whole, strict=True))
     vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
-    for places in _batches([len(row) for row in ids]):
+    for places in batches([len(row) for row in ids]):
         vectors[places] = _embed_batch(encoder, [ids[i] for i in places])
         if on_progress is not None:
             on_progress(len(places))
     return vectors, cut
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Places in order of length, cut into batches of at most ``BATCH_TOKENS`` when padded, or of one."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     start = 0
@@ -188,7 +188,7 @@ def hidden_features(
     ids = [row if len(row) <= lm.max_length else [*row[: lm.max_length - 1], row[-1]] for row in whole]
     width = lm.model.config.get_text_config().hidden_size
     found = {name: np.zeros((len(ids), width), dtype=np.float32) for name in ("last", "mean")}
-    for places in _batches([len(row) for row in ids]):
+    for places in batches([len(row) for row in ids]):
         pack = build_pack([], [[Segment(ids[i])] for i in places], lm.device)
         with torch.no_grad():
             states = hidden_states(lm.model, pack, lm.packed).float()

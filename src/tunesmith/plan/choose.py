@@ -11,12 +11,14 @@ from tunesmith.candidates import FAMILIES
 from tunesmith.candidates.candidate import model_id
 from tunesmith.candidates.prompt import NEAREST_COST, NEAREST_EXAMPLES
 from tunesmith.candidates.prompt_search import ROUND_EXAMPLES, ROUND_TOKENS
+from tunesmith.candidates.retrieval import RERANK_EXAMPLES
 from tunesmith.candidates.setfit import MOST_PAIRS, ROUNDS
 from tunesmith.config import FORMAT_VERSION, Config
 from tunesmith.errors import HardwareError
 from tunesmith.measures.uncertainty import minimum_detectable_effect
 from tunesmith.plan import estimate
 from tunesmith.plan.facts import Facts
+from tunesmith.rag.rerank import LIKELIHOOD
 from tunesmith.records import Finding
 from tunesmith.train.batches import steps_in
 from tunesmith.train.methods import METHODS
@@ -28,6 +30,7 @@ DISCORDANCE = 0.15  # share of test items on which two candidates disagree, befo
 SCORED_TOKENS_QUICK = 26_000  # tokens of the quick forgetting tier
 TOKENS_PER_WORD = 1.4  # of English text
 ENCODER_SECONDS = 0.006  # per short text and core, MiniLM
+RERANK_SECONDS = 0.0003  # per word of a chunk and core, a cross-encoder of MiniLM's size
 SETFIT_BYTES = 2e9  # of tuning MiniLM: weights, gradient, moments, two copies, activations
 HEAD_STEPS, HEAD_EPOCHS = 2000, 20  # that a new head on a backbone that moves needs, and passes at most
 FITTED_EPOCHS = 8  # passes at most where the head starts fitted: so many that the rate has fallen before early stopping
@@ -137,7 +140,7 @@ def _epochs(
         return {method.kind: config.train.epochs for method in config.method}
     per_epoch = steps_in(facts.train, 1, batch)
     fits = math.inf
-    if config.budget.minutes is not None and "tune" in config.candidates:
+    if config.budget.minutes is not None and config.fine_tunes:
         once = sum(estimate.training_seconds(facts, m.kind, 1, batch, config.train.share_prefix) for m in config.method)
         fits = max(1, int(config.budget.minutes * 60 * 0.6 / once))
     found: dict[str, float] = {}
@@ -203,11 +206,13 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
     shown = config.rag.k * config.rag.chunk_size * TOKENS_PER_WORD if config.rag is not None else 0.0
     looked_up = estimate.scoring_seconds(facts, 2 * facts.test, own + shown) + _embedding_seconds(facts)
     if family == "rag":  # asked once as in use, once with the right chunk alone
+        looked_up += _reranking_seconds(config, facts, facts.test + min(RERANK_EXAMPLES, facts.validation))
         return looked_up + 3, estimate.scoring_bytes(facts) + 200e6
     method = next(m for m in config.method if m.kind == candidate_id.rsplit("/", 1)[1])
     seconds = estimate.training_seconds(facts, method.kind, epochs[method.kind], batch, config.train.share_prefix) + 10
     if family == "tune+rag":
         seconds = seconds * (1 + shown / facts.tokens_per_example) + looked_up
+        seconds += _reranking_seconds(config, facts, facts.train + facts.validation + facts.test)
     else:
         seconds += test
     if config.forgetting == "quick":
@@ -229,6 +234,15 @@ def _search_seconds(facts: Facts, own: float) -> float:
 def _embedding_seconds(facts: Facts) -> float:
     texts = facts.train + facts.validation + facts.test
     return texts * ENCODER_SECONDS * 2 / facts.cores + 3
+
+
+def _reranking_seconds(config: Config, facts: Facts, examples: int) -> float:
+    if config.rag is None or config.rag.rerank is None:
+        return 0.0
+    pairs, words = examples * config.rag.rerank_depth, config.rag.chunk_size
+    if config.rag.rerank == LIKELIHOOD:
+        return estimate.scoring_seconds(facts, pairs, words * TOKENS_PER_WORD)
+    return pairs * words * RERANK_SECONDS / facts.cores
 
 
 def _over_budget(config: Config, candidates: list[dict[str, Any]]) -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tunesmith.errors import ConfigError
 from tunesmith.measures.metrics import normalize_answer
 from tunesmith.rag.index import Hit
+from tunesmith.rag.rerank import Reranking, rerank
 from tunesmith.rag.retrieve import DEPTH, Found, Retriever, find_both, fuse
 from tunesmith.records import Example, Message
 
@@ -176,6 +177,8 @@ def ask(
     retriever: Retriever = "hybrid",
     *,
     threshold: float | None = None,
+    where: Mapping[str, str] | None = None,
+    reranking: Reranking | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Answer:
     """Answer a question from an index's documents.
@@ -188,19 +191,25 @@ def ask(
         retriever: How they are found.
         threshold: Of :func:`best_score`, below which the answer is that the documents do not say; None: only where
             nothing is found.
+        where: Values that the sources' metadata must have.
+        reranking: What ranks the best of what was found anew, if anything; the threshold is of what was found.
         max_new_tokens: An answer longer than this is cut.
 
     Raises:
-        ConfigError: If the question is empty, does not fit into the model, or ``k`` is not at least 1.
+        ConfigError: If the question is empty, does not fit into the model, ``k`` is not at least 1, or no document
+            has such a field of metadata.
     """
     from tunesmith.data.render import Renderer
     from tunesmith.model.generate import generate
 
     check_question(question, k)
-    found = find_both(index, [question], max(k, DEPTH))[0]
-    hits = chosen_hits(found, retriever, None, k)
+    found = find_both(index, [question], max(k, DEPTH), where)[0]
     if refuses(found, retriever, threshold):
-        return Answer(REFUSAL, Citations((), ()), tuple(hits), True)
+        return Answer(REFUSAL, Citations((), ()), tuple(chosen_hits(found, retriever, None, k)), True)
+    if reranking is None:
+        hits = chosen_hits(found, retriever, None, k)
+    else:
+        hits = rerank(reranking, question, chosen_hits(found, retriever, None, max(k, reranking.depth)))[:k]
     renderer, control = Renderer(lm.tokenizer, lm.max_length), control_tokens(lm.tokenizer)
     instruction = lm.origin.get("instruction")  # that a tuned model was trained with
     opening = (Message("system", instruction),) if instruction else ()

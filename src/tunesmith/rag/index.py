@@ -520,19 +520,28 @@ class Index:
         if k < 1:
             raise ConfigError(f"k: {k} chunks asked for; expected at least 1.")
         if where:
-            tags = " AND ".join(f"array_has(tags, {_quoted([f'{key}={value}'])})" for key, value in where.items())
-            search = search.where(tags, prefilter=True)
+            search = search.where(_condition(where), prefilter=True)
         rows: list[dict[str, Any]] = search.limit(k).select([*SHOWN, score]).to_list()
         if where and not rows:
-            self._check_fields(where)
+            self.check_fields(where)
         return rows
 
-    def _check_fields(self, where: Mapping[str, str]) -> None:
-        fields = self.fields()
+    def check_fields(self, where: Mapping[str, str]) -> None:
+        """Refuse conditions on metadata that no document has.
+
+        Raises:
+            ConfigError: With the fields that there are.
+        """
+        fields = self.fields() if where else {}
         unknown = [key for key in where if key not in fields]
         if unknown:
             known = f"Fields are {', '.join(fields)}." if fields else "It is empty."
             raise ConfigError(f"where {', '.join(unknown)}: no document in {self.folder} has this. {known}")
+
+    def count(self, where: Mapping[str, str]) -> int:
+        """How many chunks there are of documents with this metadata."""
+        found: int = self._table.count_rows(_condition(where) if where else None)
+        return found
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of length 1, shape (n, dimensions), float32, from the index's own encoder.
@@ -713,6 +722,11 @@ def _chunk(row: Mapping[str, Any]) -> Chunk:
 def _ordered(hits: Iterable[Hit]) -> list[Hit]:
     """By score, ties by document and position."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.chunk.document, hit.chunk.position))
+
+
+def _condition(where: Mapping[str, str]) -> str:
+    """That metadata has all these values, as SQL."""
+    return " AND ".join(f"array_has(tags, {_quoted([f'{key}={value}'])})" for key, value in where.items())
 
 
 def _quoted(values: Iterable[str]) -> str:

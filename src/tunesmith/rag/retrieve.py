@@ -1,4 +1,4 @@
-"""Finding chunks by meaning, by words, or by both; and ranking what was found anew by a language model."""
+"""Finding chunks by meaning, by words, or by both."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tunesmith.errors import ConfigError
 from tunesmith.rag.index import Hit
+from tunesmith.rag.rerank import Reranking, rerank
 
 if TYPE_CHECKING:
-    from tunesmith.model.load import LanguageModel
     from tunesmith.rag.index import Index
 
 Retriever = Literal["dense", "bm25", "hybrid"]
@@ -35,6 +35,7 @@ def retrieve(
     *,
     weight: float | None = None,
     where: Mapping[str, str] | None = None,
+    reranking: Reranking | None = None,
 ) -> list[list[Hit]]:
     """The ``k`` best chunks for each query.
 
@@ -45,16 +46,22 @@ def retrieve(
         k: How many, at least 1.
         weight: Of meaning against words in hybrid, in [0, 1]; None: by rank alone.
         where: Values that metadata must have.
+        reranking: What ranks the best of them anew, if anything.
 
     Raises:
         ConfigError: If a query is empty, ``k`` is not at least 1, or no document has such a field of metadata.
     """
-    _refuse_empty(queries)
+    check_queries(queries, k)
+    n = k if reranking is None else max(k, reranking.depth)
     if retriever == "bm25":
-        return [index.text(query, k, where) for query in queries]
-    if retriever == "dense":
-        return [index.dense(vector, k, where) for vector in index.embed(queries)]
-    return [fuse(found, weight, k) for found in find_both(index, queries, max(k, DEPTH), where)]
+        ranked = [index.text(query, n, where) for query in queries]
+    elif retriever == "dense":
+        ranked = [index.dense(vector, n, where) for vector in index.embed(queries)]
+    else:
+        ranked = [fuse(found, weight, n) for found in find_both(index, queries, max(n, DEPTH), where)]
+    if reranking is not None:
+        ranked = [rerank(reranking, query, hits)[:k] for query, hits in zip(queries, ranked, strict=True)]
+    return ranked
 
 
 def find_both(
@@ -65,7 +72,7 @@ def find_both(
     Raises:
         ConfigError: If a query is empty, or no document has such a field of metadata.
     """
-    _refuse_empty(queries)
+    check_queries(queries, depth)
     vectors = index.embed(queries)
     return [
         Found(index.dense(vector, depth, where), index.text(query, depth, where))
@@ -134,21 +141,9 @@ def tune_weight(found: Sequence[Found], value: Callable[[int, list[Hit]], float]
     return max(WEIGHTS, key=lambda w: (round(worth[w], 9), -abs(w - 0.5)))
 
 
-def rerank(lm: LanguageModel, query: str, hits: Sequence[Hit]) -> list[Hit]:
-    """The hits in the order of how likely the model finds the query after each chunk; scores are nats per token, ≤ 0.
-
-    Source: Sachan et al. 2022, "Improving passage retrieval with zero-shot question generation", arXiv:2204.07496.
-    """
-    from tunesmith.model.score import score_continuations
-
-    asked = lm.tokenizer("\nQuestion: " + query, add_special_tokens=False)["input_ids"]
-    room = lm.max_length - len(asked)
-    prompts = [lm.tokenizer("Passage: " + hit.chunk.text)["input_ids"][:room] for hit in hits]
-    losses = score_continuations(lm, prompts, [[asked]] * len(hits))
-    ranked = [Hit(hit.chunk, -float(loss[0].mean())) for hit, loss in zip(hits, losses, strict=True)]
-    return sorted(ranked, key=lambda hit: (-hit.score, hit.chunk.id))
-
-
-def _refuse_empty(queries: Sequence[str]) -> None:
+def check_queries(queries: Sequence[str], k: int) -> None:
+    """Refuse what :func:`retrieve` would, before anything is loaded."""
     if not all(query.strip() for query in queries):
         raise ConfigError("the query is empty. Give it some words.")
+    if k < 1:
+        raise ConfigError(f"k: {k} chunks asked for; expected at least 1.")

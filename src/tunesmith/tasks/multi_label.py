@@ -76,7 +76,7 @@ class MultiLabelTask:
     ) -> list[Prediction]:
         """Labels whose logit is above 0; ``nll`` is the mean over the labels of each decision's."""
         losses = binary_losses(outputs, np.array([self.head_target(e) for e in examples])).mean(1)
-        probabilities = 1 / (1 + np.exp(-outputs))
+        probabilities = np.exp(-np.logaddexp(0.0, -outputs.astype(np.float64)))  # the sigmoid, without overflow
         return [
             self._prediction(
                 e, self._named(row), candidate, seconds / len(examples),

@@ -4,12 +4,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from end_to_end.projects import build_encoder
 from tunesmith.candidates import FAMILIES, Context, prompt_search
-from tunesmith.candidates.prompt import choose_shots, nearest
+from tunesmith.candidates.prompt import choose_shots
 from tunesmith.candidates.prompt_search import metric_value
 from tunesmith.config import parse_config
 from tunesmith.errors import EvaluationError
@@ -47,18 +46,6 @@ def test_shots_are_the_same_for_the_same_seed_and_mixed() -> None:
     labels = [shot.label for shot in choose_shots(train, 12, 0)]
     assert labels != sorted(labels, key=str)
     assert len(choose_shots(train[:5], 12, 0)) == 5
-
-
-def test_nearest_are_those_of_a_sort_by_similarity_the_most_similar_last(rng: np.random.Generator) -> None:
-    vectors, queries = rng.normal(size=(30, 8)), rng.normal(size=(5, 8))
-    for query, found in zip(queries, nearest(vectors, queries, 4), strict=True):
-        assert found.tolist() == sorted(range(30), key=lambda i: float(vectors[i] @ query))[-4:]
-
-
-def test_of_equal_vectors_the_first_is_nearest(rng: np.random.Generator) -> None:
-    one = rng.normal(size=384)
-    vectors = np.tile(one / np.linalg.norm(one), (37, 1)).astype(np.float32)
-    assert nearest(vectors, vectors[:3], 4).tolist() == [[3, 2, 1, 0]] * 3
 
 
 def context(path: Path, kind: str = "classification", **settings: Any) -> Context:

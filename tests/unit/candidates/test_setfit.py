@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import pytest
 
 from end_to_end.projects import build_encoder, call, read_strictly, sentences, write_project
 from tunesmith.candidates import FAMILIES, Context
-from tunesmith.candidates.setfit import CLASSIFIER, ENCODER, ROUNDS, build_sentence_transformer, sentence_pairs
+from tunesmith.candidates.predictor import WEIGHTS, load_predictor
+from tunesmith.candidates.setfit import ENCODER, ROUNDS, build_sentence_transformer, sentence_pairs
 from tunesmith.config import parse_config
 from tunesmith.errors import MissingExtraError, TrainingError
 from tunesmith.model.embed import embed, load_encoder
@@ -108,15 +108,17 @@ def test_texts_of_one_label_come_to_lie_together(
     assert candidates[0]._encoder is None
 
     # what was saved is enough to say the same again, and a second run says it too
-    from safetensors import safe_open
+    from safetensors.numpy import load_file
 
-    with safe_open(tmp_path / "one" / CLASSIFIER, "np") as file:
-        assert json.loads(file.metadata()["labels"]) == ["no", "yes"]
-        logits = embed(tuned, texts)[0] @ file.get_tensor("weights").T + file.get_tensor("bias")
+    weights = load_file(tmp_path / "one" / WEIGHTS)
+    logits = embed(tuned, texts)[0] @ weights["weights"].T + weights["bias"]
     assert [["no", "yes"][i] for i in logits.argmax(1)] == [p.prediction for p in predictions]
+    moved = (tmp_path / "one").rename(tmp_path / "elsewhere")
+    kept = load_predictor(moved).predict(made[60:])
+    assert [p.probabilities for p in kept] == [p.probabilities for p in predictions]
     again = candidates[1].predict(made[60:])
     assert [p.probabilities for p in again] == [p.probabilities for p in predictions]
-    assert (tmp_path / "again" / CLASSIFIER).read_bytes() == (tmp_path / "one" / CLASSIFIER).read_bytes()
+    assert (tmp_path / "again" / WEIGHTS).read_bytes() == (moved / WEIGHTS).read_bytes()
 
 
 @needs_extra

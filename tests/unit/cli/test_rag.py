@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from end_to_end.projects import TINY, build_encoder, call
+from end_to_end.projects import TINY, build_cross_encoder, build_encoder, call
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +68,46 @@ def test_a_question_is_answered_with_its_sources(docs: Path, encoder: Path) -> N
     assert [hit["id"] for hit in told["hits"]] == [hit["id"] for hit in hybrid["hits"]]
     shown = call("rag", "ask", "kb", "who bakes?", "--model", TINY, "-k", 2)
     assert f"[2] {told['hits'][1]['document']}" in shown.out
+    only = json.loads(call("rag", "ask", "kb", "who bakes?", "--model", TINY, "--where", "kind=markdown", "--json").out)
+    assert [hit["document"] for hit in only["hits"]] == ["docs/apples.md"]
+    nothing = json.loads(call("rag", "ask", "kb", "who?", "--model", TINY, "--where", "kind=pdf", "--json").out)
+    assert (nothing["refused"], nothing["hits"]) == (True, [])
     refused = call("rag", "ask", "kb", "who bakes?", "--model", TINY, "--threshold", 2)
     assert refused.out.startswith("The documents do not say.")
-    for arguments, said in ((("", "-k", 2), "question is empty"), (("x", "-k", 0), "at least 1")):
+    for arguments, said in (
+        (("", "-k", 2), "question is empty"),
+        (("x", "-k", 0), "at least 1"),
+        (("x", "--where", "language=en"), "where language: no document in kb has this. Fields are file, kind."),
+    ):
         wrong = call("rag", "ask", "kb", *arguments)
         assert (wrong.code, said in wrong.err) == (3, True)
+
+
+def test_what_was_found_is_ranked_anew(docs: Path, encoder: Path, tmp_path: Path) -> None:
+    cross_encoder = build_cross_encoder(tmp_path / "ce")
+    call("rag", "add", "kb", "docs", "--encoder", encoder, "--quiet")
+    plain = json.loads(call("rag", "search", "kb", "who bakes?", "-k", 9, "--json").out)["hits"]
+    for name, model in ((cross_encoder, []), ("likelihood", ["--model", TINY])):
+        ranked = call("rag", "search", "kb", "who bakes?", "-k", 9, "--rerank", name, *model, "--json")
+        anew = json.loads(ranked.out)["hits"]
+        assert sorted(hit["id"] for hit in anew) == sorted(hit["id"] for hit in plain)
+        assert [hit["score"] for hit in anew] == sorted((hit["score"] for hit in anew), reverse=True)
+        assert {hit["score"] for hit in anew}.isdisjoint(hit["score"] for hit in plain)
+        options = ("--model", TINY, "-k", 1, "--rerank", name, "--retriever", "dense", "--json")
+        told = call("rag", "ask", "kb", "who bakes?", *options)
+        assert json.loads(told.out)["hits"][0]["id"] == anew[0]["id"]
+        one = json.loads(
+            call("rag", "search", "kb", "who bakes?", "--rerank", name, *model, "--depth", 1, "--json").out
+        )
+        assert [hit["id"] for hit in one["hits"]] == [hit["id"] for hit in plain]
+    for arguments, code, part in (
+        (["--depth", 3], 2, "--depth: only with --rerank"),
+        (["--model", TINY], 2, "--model: only with --rerank likelihood"),
+        (["--rerank", TINY], 3, "no trained head"),
+        (["--rerank", "nothing-of-this-name"], 4, "nothing-of-this-name"),
+    ):
+        result = call("rag", "search", "kb", "apple", *arguments)
+        assert (result.code, part in result.err) == (code, True), (arguments, result)
 
 
 def test_what_cannot_be_done_is_said(docs: Path, encoder: Path, tmp_path: Path) -> None:

@@ -49,6 +49,18 @@ def test_nearest_are_found_across_blocks(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(distances, 1 - np.take_along_axis(similar, places, 1))
 
 
+def test_of_equal_vectors_the_first_is_nearest(rng: np.random.Generator) -> None:
+    """Against a stable sort of all cosines, rounded; blocks and kinds of numbers as they come."""
+    one = rng.normal(size=384)
+    same = np.tile(one / np.linalg.norm(one), (37, 1)).astype(np.float32)
+    assert nearest(same, same[:3], 4)[0].tolist() == [[0, 1, 2, 3]] * 3
+    vectors = unit(rng.normal(size=(40, 6)))[rng.integers(40, size=500)]  # most of them several times
+    queries = unit(vectors[rng.integers(500, size=600)] + 0.1 * rng.normal(size=(600, 6)))
+    cosines = np.round(queries @ vectors.T, 6)
+    for k in (1, 8, 500):
+        np.testing.assert_array_equal(nearest(vectors, queries, k)[0], np.argsort(-cosines, 1, kind="stable")[:, :k])
+
+
 def rings(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Vectors whose label no plane tells, but their neighbours do."""
     angles = rng.uniform(0, 2 * np.pi, n)

@@ -107,3 +107,19 @@ def test_candidates_with_their_cost() -> None:
 def test_what_does_not_fit_into_memory_is_refused_with_what_would() -> None:
     with pytest.raises(HardwareError, match=r"tune/m/full needs about .* GiB, but 2\.0 GiB are free.*lora"):
         choose_plan(config(method="full"), facts(available_bytes=2**31), "m")
+
+
+def test_ranking_anew_is_counted() -> None:
+    def seconds(**rag: Any) -> dict[str, float]:
+        own = config(task="generation", rag={"documents": "d"} | rag, candidates=["rag", "tune+rag"], encoder="e")
+        return {c["id"]: c["estimated_seconds"] for c in choose_plan(own, facts(), "m").candidates}
+
+    plain, whole, half = seconds(), seconds(rerank="likelihood"), seconds(rerank="likelihood", rerank_depth=25)
+    for candidate_id, before in plain.items():
+        assert whole[candidate_id] - before == pytest.approx(2 * (half[candidate_id] - before), abs=0.2)
+        assert half[candidate_id] > before
+    read, asked = facts().train + facts().validation + facts().test, facts().test + 50
+    small = seconds(rerank="cross-encoder")
+    assert small["rag/dense"] - plain["rag/dense"] == pytest.approx(asked * 50 * 200 * 0.0003 / facts().cores, abs=0.2)
+    tuned = small["tune+rag/m/lora"] - plain["tune+rag/m/lora"]
+    assert tuned == pytest.approx(read * 50 * 200 * 0.0003 / facts().cores, abs=0.2)

@@ -267,6 +267,7 @@ def test_metadata_narrows_both_kinds_of_search(index: Index, docs: Path) -> None
     ):
         assert sorted(h.chunk.document for h in index.text("apple", 9, where)) == names
         assert sorted(h.chunk.document for h in index.dense(query, 9, where)) == names
+        assert index.count(where) == len(names)
     with pytest.raises(ConfigError, match=r"where language: no document .* has this\. Fields are file, kind, lang\."):
         index.text("apple", 9, {"language": "en"})
 

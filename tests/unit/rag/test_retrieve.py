@@ -7,10 +7,10 @@ import pytest
 
 from tunesmith.errors import ConfigError
 from tunesmith.measures.retrieval import reciprocal_rank
-from tunesmith.model.load import load_model
 from tunesmith.rag.chunk import Chunk
 from tunesmith.rag.index import Hit, Index
-from tunesmith.rag.retrieve import Found, fuse, rerank, retrieve, tune_weight
+from tunesmith.rag.rerank import Reranking
+from tunesmith.rag.retrieve import Found, fuse, retrieve, tune_weight
 
 
 def hits(**scores: float) -> list[Hit]:
@@ -82,15 +82,8 @@ def test_what_is_in_an_index_is_found_each_way(encoder: Path, tmp_path: Path) ->
         for weight in (None, 0.5):
             found = retrieve(index, questions, retriever, 1, weight=weight)
             assert [hits[0].chunk.text for hits in found] == questions
+            worst = Reranking(lambda query, texts: np.array([float(text != query) for text in texts]))
+            found = retrieve(index, questions, retriever, 1, weight=weight, reranking=worst)
+            assert all(len(hits) == 1 and hits[0].score == 1.0 for hits in found) == (retriever != "bm25")
     with pytest.raises(ConfigError, match="query is empty"):
         retrieve(index, ["x", " "], "dense", 1)
-
-
-def test_reranking_goes_by_the_likelihood_of_the_question(tiny_model_path: Path) -> None:
-    lm = load_model(str(tiny_model_path), "causal")
-    found = hits(a=3.0, b=2.0, c=1.0)
-    ranked = rerank(lm, "which text?", found)
-    alone = {hit.chunk.id: rerank(lm, "which text?", [hit])[0].score for hit in found}
-    assert [hit.score for hit in ranked] == pytest.approx(sorted(alone.values(), reverse=True), abs=1e-4)
-    assert sorted(ids(ranked)) == ["a", "b", "c"]
-    assert all(hit.score < 0 for hit in ranked)
