@@ -142,6 +142,7 @@ def cli_page() -> str:
 
 
 def _command(command: click.Command, name: str, parent: click.Context) -> list[str]:
+    command._help_option = None  # click keeps what it was first shown with, in a test perhaps without -h
     with click.Context(command, info_name=name, parent=parent, terminal_width=100) as context:
         lines = ["", f"## {context.command_path}", "", "```", command.get_help(context), "```"]
         if isinstance(command, click.Group):
