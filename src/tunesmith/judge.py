@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tunesmith.config import Config, Data, parse_config
 from tunesmith.config import Task as TaskSettings
+from tunesmith.data.split import labels_of
 from tunesmith.errors import ConfigError, DataError, ModelError
 from tunesmith.evaluate.compare import choose, compare_all, read_contender
 from tunesmith.records import Example, Prediction
@@ -121,8 +122,9 @@ def evaluate(
 ) -> Json:
     """Score a model on every example of a file.
 
-    A model that Tunesmith saved knows its task; for any other, ``config`` says it. If the model or the file is a
-    run's and the examples are among its test split, a look at the test split is counted in that run.
+    A model that Tunesmith saved knows its task and how the rows of its training file were laid out; for any other,
+    ``config`` says it. If the model or the file is a run's and the examples are among its test split, a look at the
+    test split is counted in that run.
 
     Args:
         model: A catalog name, a path, ``hf:owner/name``, a saved model or adapter, or the run that chose one.
@@ -151,9 +153,17 @@ def evaluate(
             "Give a project file with --config."
         )
     settings = config.task if config is not None else _task_of(lm)
-    layout = config.data if config is not None else Data(train=data)
+    layout = config.data if config is not None else saved_layout(lm) or Data(train=data)
     layout = layout.model_copy(update={k: v for k, v in (("text", text), ("label", label)) if v is not None})
-    examples, instruction = _read(data, settings.kind, layout)
+    try:
+        examples, instruction = _read(data, settings.kind, layout, lm.origin.get("columns") or ())
+    except DataError as error:
+        if config is not None or "data" not in lm.origin:
+            raise
+        raise DataError(
+            f"{error}\nRows are read as those of the model's training file were; say otherwise with --text and "
+            "--label, or give a project file with --config."
+        ) from error
     task = _build_task(settings, lm, examples, instruction, data)
     done = [0]
 
@@ -209,14 +219,45 @@ def _task_of(lm: LanguageModel) -> TaskSettings:
     return stored.model_copy(update={"instruction": lm.origin.get("instruction") or stored.instruction})
 
 
-def _read(data: str, kind: str, layout: Data) -> tuple[Sequence[Example], str | None]:
-    """The examples of a file, or of a run's split, and the instruction that they share."""
+def saved_task(lm: LanguageModel) -> Task:
+    """The task that a saved model was trained for, with the labels and the instruction of its training.
+
+    Raises:
+        ModelError: If what is saved with it is not a task.
+    """
+    return build_task(_task_of(lm), lm.origin.get("labels") or (), None)
+
+
+def saved_layout(lm: LanguageModel) -> Data | None:
+    """How the rows of a saved model's training file were laid out; None where it does not say.
+
+    Raises:
+        ModelError: If what is saved with it is no layout.
+    """
+    if "data" not in lm.origin:
+        return None
+    try:
+        return Data.model_validate({"train": lm.folder.name, **lm.origin["data"]})
+    except (ValidationError, TypeError) as error:
+        raise ModelError(
+            f"{lm.folder.name}: its tunesmith.json holds a layout of data that is not one. Train it again."
+        ) from error
+
+
+def _read(data: str, kind: str, layout: Data, columns: Sequence[str]) -> tuple[Sequence[Example], str | None]:
+    """The examples of a file, or of a run's split, and the instruction that they share.
+
+    Rows of a table get the ``columns`` that the model was trained on, where it says them.
+    """
     from tunesmith.data.prepare import read_source
+    from tunesmith.data.read.table import arranged
 
     path = Path(data).expanduser()
     if ":" not in data and _run_of_split(path) is not None:
         return read_examples(path), read_json(path.parent.parent / "data.json")["instruction"]
     found = read_source(data, layout, kind, "test")
+    if layout.format == "table" and columns:
+        return [arranged(example, columns, layout.template) for example in found.examples], found.instruction
     return found.examples, found.instruction
 
 
@@ -227,11 +268,12 @@ def _build_task(
     instruction: str | None,
     data: str,
 ) -> Task:
-    found = Counter(example.label or "" for example in examples)
-    labels = lm.origin.get("labels") or sorted(found)
-    if settings.kind == "classification":
-        if settings.labels is not None:
-            labels = list(settings.labels)
+    labels: Sequence[str] = ()
+    if settings.kind in ("classification", "multi_label"):
+        found = Counter(label for example in examples for label in labels_of(example, settings.kind))
+        labels = lm.origin.get("labels") or sorted(found)
+        if (words := getattr(settings, "labels", None)) is not None:
+            labels = list(words)
         unknown = [f"'{label}' ({n})" for label, n in sorted(found.items()) if label not in labels]
         if unknown:
             raise DataError(
