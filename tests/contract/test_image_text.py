@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tunesmith.candidates.tuned import continue_adapter
 from tunesmith.config import Full, ImageText, Lora
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.model.load import LanguageModel, load_model
@@ -86,6 +87,23 @@ def test_it_learns_to_see_saves_and_loads(tiny_llava_path: Path, tmp_path: Path,
     again = TASK.predict(loaded, data, "c")
     assert [p.prediction for p in again] == [p.prediction for p in found]
     assert [p.nll for p in again] == pytest.approx([p.nll for p in found], rel=1e-4, abs=1e-5)
+
+
+def test_a_stage_goes_on_with_what_joins_image_and_text_too(
+    tiny_llava_path: Path, tmp_path: Path, drawn: list[str]
+) -> None:
+    lm, attached = attach(tiny_llava_path, "lora")
+    items = encoded(lm, examples(drawn))
+    with torch.no_grad():
+        for parameter in attached.trainable.values():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    attached.save(tmp_path / "adapter")
+    ended = IMAGE_TEXT.build(lm, 1024, True).item_losses(lm.model, items)
+    following, again = attach(tiny_llava_path, "lora")
+    objective = IMAGE_TEXT.build(following, 1024, True)
+    assert (objective.item_losses(following.model, items) - ended).abs().max() > 0.1
+    continue_adapter(again, tmp_path / "adapter")
+    torch.testing.assert_close(objective.item_losses(following.model, items), ended, atol=1e-5, rtol=0)
 
 
 def test_the_loss_does_not_depend_on_how_a_step_is_cut(tiny_llava_path: Path, drawn: list[str]) -> None:

@@ -274,7 +274,7 @@ def continue_adapter(attached: Attached, folder: Path) -> None:
 
     saved = load_file(folder / "adapter_model.safetensors")
     for name, parameter in attached.trainable.items():
-        weights = saved.get("base_model.model." + name.replace(".default.", "."))
+        weights = saved.get(_saved_name(name))
         if weights is None or weights.shape != parameter.shape:
             raise TrainingError(
                 f"{folder}: its adapter is not of this method's shape, so training cannot continue it. "
@@ -282,6 +282,12 @@ def continue_adapter(attached: Attached, folder: Path) -> None:
             )
         with torch.no_grad():
             parameter.copy_(weights)
+
+
+def _saved_name(name: str) -> str:
+    """What peft calls an adapter's parameter in its file: without the adapter's own name."""
+    name = name.replace(".modules_to_save.default.", ".").replace(".default.", ".")
+    return "base_model.model." + name.replace(".lora_magnitude_vector.weight", ".lora_magnitude_vector")
 
 
 def tuned_ids(config: Config, model: str, architecture: str) -> list[str]:
