@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tunesmith.train.batches import Order
     from tunesmith.train.loop import LoopSettings, TrainResult
     from tunesmith.train.methods import Attached
-    from tunesmith.train.objectives import Item, Objective
+    from tunesmith.train.objectives import Interface, Item, Objective
 
 LAYOUT = ("format", "columns", "template", "text", "label", "image", "group")  # of ``config.data``: how rows are read
 FIXED_SUBSET = 200  # train and validation examples on which overfitting is measured
@@ -111,7 +111,7 @@ class Tuned:
             probe(lm, attached, objective, learned)
         result = run_loop(
             attached.model, attached.trainable, objective, items, [item for _, item in watched], settings, self.folder,
-            paces=attached.paces, order=order([len(part) for part in learned.values()]) if order is not None else None,
+            paces=attached.paces, order=_order(OBJECTIVES[kind], learned, order),
             parts=[name for name, _ in watched] if len(followed) > 1 else None,
             listener=lambda e: listener(f"{self.id}: training", e["step"], e["steps"], e),
         )  # fmt: skip
@@ -240,6 +240,16 @@ class Tuned:
             "last_validation_loss": result.last_validation_loss, "units": result.units,
             "notices": list(result.notices),
         }  # fmt: skip
+
+
+def _order(
+    interface: Interface, learned: Mapping[str, Sequence[Item]], order: Callable[[Sequence[int]], Order] | None
+) -> Order | None:
+    """Which items make a step: as the schedule says, else as the way of using the model has it."""
+    if order is not None:
+        return order([len(part) for part in learned.values()])
+    items = [item for part in learned.values() for item in part]
+    return interface.order(items) if interface.order is not None else None
 
 
 def _norms(attached: Attached) -> list[float]:
