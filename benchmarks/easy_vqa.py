@@ -49,6 +49,8 @@ def main() -> None:
         },
         "tuned_by_kind": _by_kind(tuned),
         "train_seconds": entries[tuned_id]["train_seconds"],
+        "images_in_train": len({example.image for example in train}),
+        "trained_questions_per_minute": round(60 * len(train) / entries[tuned_id]["train_seconds"], 1),
         "trainable_parameters": entries[tuned_id]["trainable_parameters"],
     }  # fmt: skip
     gains = {name: compare(tuned, other, METRIC, np.random.default_rng(2)) for name, other in baselines.items()}

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tunesmith.config import Config, Data, parse_config
 from tunesmith.config import Task as TaskSettings
+from tunesmith.data.split import labels_of
 from tunesmith.errors import ConfigError, DataError, ModelError
 from tunesmith.evaluate.compare import choose, compare_all, read_contender
 from tunesmith.records import Example, Prediction
@@ -128,8 +129,9 @@ def evaluate(
 ) -> Json:
     """Score a model on every example of a file.
 
-    A model that Tunesmith saved knows its task; for any other, ``config`` says it. If the model or the file is a
-    run's and the examples are among its test split, a look at the test split is counted in that run.
+    A model that Tunesmith saved knows its task and how the rows of its training file were laid out; for any other,
+    ``config`` says it. If the model or the file is a run's and the examples are among its test split, a look at the
+    test split is counted in that run.
 
     Args:
         model: A catalog name, a path, ``hf:owner/name``, a saved model or adapter, a candidate's folder with a
@@ -166,9 +168,17 @@ def evaluate(
             "Leave the task as it was; data's layout and the seed may differ."
         )
     settings = config.task if config is not None and kept is None else _task_of(model, asked.origin)
-    layout = config.data if config is not None else Data(train=data)
+    layout = config.data if config is not None else saved_layout(model, asked.origin) or Data(train=data)
     layout = layout.model_copy(update={k: v for k, v in (("text", text), ("label", label)) if v is not None})
-    examples, instruction = _read(data, settings.kind, layout)
+    try:
+        examples, instruction = _read(data, settings.kind, layout, asked.origin.get("columns") or ())
+    except DataError as error:
+        if config is not None or "data" not in asked.origin:
+            raise
+        raise DataError(
+            f"{error}\nRows are read as those of the model's training file were; say otherwise with --text and "
+            "--label, or give a project file with --config."
+        ) from error
     task = _build_task(settings, asked.origin, examples, instruction, data)
     done = [0]
 
@@ -226,14 +236,53 @@ def _task_of(model: str, origin: Mapping[str, Any]) -> TaskSettings:
     return stored.model_copy(update={"instruction": origin.get("instruction") or stored.instruction})
 
 
-def _read(data: str, kind: str, layout: Data) -> tuple[Sequence[Example], str | None]:
-    """The examples of a file, or of a run's split, and the instruction that they share."""
+def saved_task(model: str, origin: Mapping[str, Any]) -> Task:
+    """The task that a saved model was trained for, with the labels and the instruction of its training.
+
+    Args:
+        model: Its name, for messages.
+        origin: What was saved with it.
+
+    Raises:
+        ModelError: If what is saved with it is not a task.
+    """
+    return build_task(_task_of(model, origin), origin.get("labels") or (), None)
+
+
+def saved_layout(model: str, origin: Mapping[str, Any]) -> Data | None:
+    """How the rows of a saved model's training file were laid out; None where it does not say.
+
+    Args:
+        model: Its name, for messages.
+        origin: What was saved with it.
+
+    Raises:
+        ModelError: If what is saved with it is no layout.
+    """
+    if "data" not in origin:
+        return None
+    try:
+        return Data.model_validate({"train": model, **origin["data"]})
+    except (ValidationError, TypeError) as error:
+        raise ModelError(
+            f"{model}: its tunesmith.json holds a layout of data that is not one. Train it again."
+        ) from error
+
+
+def _read(data: str, kind: str, layout: Data, columns: Sequence[str]) -> tuple[Sequence[Example], str | None]:
+    """The examples of a file, or of a run's split, and the instruction that they share.
+
+    Rows of a table get the ``columns`` that the model was trained on, where it says them.
+    """
     from tunesmith.data.prepare import read_source
+    from tunesmith.data.read.table import arranged
 
     path = Path(data).expanduser()
     if ":" not in data and _run_of_split(path) is not None:
         return read_examples(path), read_json(path.parent.parent / "data.json")["instruction"]
     found = read_source(data, layout, kind, "test")
+    if layout.format == "table" and columns:
+        return [arranged(example, columns, layout.template) for example in found.examples], found.instruction
     return found.examples, found.instruction
 
 
@@ -244,11 +293,12 @@ def _build_task(
     instruction: str | None,
     data: str,
 ) -> Task:
-    found = Counter(example.label or "" for example in examples)
-    labels = origin.get("labels") or sorted(found)
-    if settings.kind == "classification":
-        if settings.labels is not None:
-            labels = list(settings.labels)
+    labels: Sequence[str] = ()
+    if settings.kind in ("classification", "multi_label"):
+        found = Counter(label for example in examples for label in labels_of(example, settings.kind))
+        labels = origin.get("labels") or sorted(found)
+        if (words := getattr(settings, "labels", None)) is not None:
+            labels = list(words)
         unknown = [f"'{label}' ({n})" for label, n in sorted(found.items()) if label not in labels]
         if unknown:
             raise DataError(

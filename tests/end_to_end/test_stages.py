@@ -18,12 +18,15 @@ import yaml
 from click.testing import CliRunner
 
 from end_to_end.projects import TINY, read_strictly, write_labelled
+from tunesmith.candidates import tuned
 from tunesmith.cli.models import command as models
 from tunesmith.config import Stages, read_any_config
 from tunesmith.errors import ConfigError, ModelError, NotFoundError
 from tunesmith.evaluate.compare import compare
 from tunesmith.evaluate.retention import recovery
 from tunesmith.measures.retention import average_accuracy, average_forgetting, backward_transfer, forward_transfer
+from tunesmith.model.attention import Segment, build_pack
+from tunesmith.model.forward import head_logits, hidden_states
 from tunesmith.model.load import load_model
 from tunesmith.model.merge import export_merged, merge_adapter
 from tunesmith.model.score import score_continuations
@@ -199,6 +202,41 @@ def test_stopped_in_the_second_stage_it_goes_on_there(finished: Path, tmp_path: 
     report = run(config, tmp_path / "run", lambda stage, done, *_: said.append((stage, done)))
     assert {stage for stage, _ in said if not stage.startswith("plan")} == {"report"}
     assert report["retention"] == read_strictly(finished / "report.json")["retention"]
+
+
+@pytest.mark.parametrize("variant", [{"dora": True}, {"rank_stabilised": True, "alpha": 8}])
+def test_a_stage_starts_with_the_predictions_that_the_one_before_ended_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: dict[str, Any]
+) -> None:
+    pack = build_pack([], [[Segment(list(range(5, 25)))]])
+    continued = tuned.continue_adapter
+    compared: list[tuple[torch.Tensor, ...]] = []
+
+    def logits(model: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return head_logits(model, hidden_states(model.eval(), pack))
+
+    def compare_logits(attached: Any, folder: Path) -> None:
+        new = logits(attached.model)
+        continued(attached, folder)
+        compared.append((new, logits(attached.model), logits(load_model(str(folder)).model)))
+
+    monkeypatch.setattr(tuned, "continue_adapter", compare_logits)
+    method = {"kind": "lora", "rank": 4, **variant}
+    run(project(tmp_path, method=method, joint=False, candidates=["tune"]), tmp_path / "run")
+    ((new, begun, ended),) = compared
+    assert (ended - new).abs().max() > 0.1
+    torch.testing.assert_close(begun, ended, atol=1e-5, rtol=0)
+
+
+def test_what_starts_at_the_largest_directions_cannot_be_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunesmith.model.load.load_model", lambda *_: pytest.fail("weights were loaded"))
+    config = project(tmp_path, method={"kind": "lora", "rank": 4, "init": "pissa"}, candidates=["tune"])
+    with pytest.raises(ConfigError, match=r"stages\.count\.start: continue, but .* twice its rank\. Set .* merge"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "candidates").exists()
 
 
 def test_a_merged_model_says_what_its_adapter_said(finished: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_run_from_pairs_to_a_report(tmp_path: Path, t5: Path, family: str) -> 
     assert again.code == 0, again.err
     assert json.loads(again.out)["n"] == 60
     if family == "encoder-decoder":
-        refused = call("chat", str(adapter), "--message", "the card")
+        refused = call("chat", str(t5), "--message", "the card")
         assert refused.code == 3
         assert "holds no conversation" in refused.err
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from tunesmith.train.batches import Order
     from tunesmith.train.loop import LoopSettings, TrainResult
     from tunesmith.train.methods import Attached
-    from tunesmith.train.objectives import Item, Objective
+    from tunesmith.train.objectives import Interface, Item, Objective
 
+LAYOUT = ("format", "columns", "template", "text", "label", "image", "group")  # of ``config.data``: how rows are read
 FIXED_SUBSET = 200  # train and validation examples on which overfitting is measured
 MEASURED_ON = ("causal", "preference")  # interfaces whose model still writes text, which the probe suites score
 VALIDATION_LIMIT = 128  # examples on which the loss is followed during training
@@ -110,7 +111,7 @@ class Tuned:
             probe(lm, attached, objective, learned)
         result = run_loop(
             attached.model, attached.trainable, objective, items, [item for _, item in watched], settings, self.folder,
-            paces=attached.paces, order=order([len(part) for part in learned.values()]) if order is not None else None,
+            paces=attached.paces, order=_order(OBJECTIVES[kind], learned, order),
             parts=[name for name, _ in watched] if len(followed) > 1 else None,
             listener=lambda e: listener(f"{self.id}: training", e["step"], e["steps"], e),
         )  # fmt: skip
@@ -160,9 +161,13 @@ class Tuned:
         path = Path(self.context.model).expanduser()
         is_path = lm.folder.entry is None and path.exists()  # made absolute, to be found from elsewhere
         base = str(path.resolve()) if is_path else self.context.model
+        shown = parts[0].train[0]
         save_model(self.folder / attached.artifact, attached.save, lm, base, {
             "candidate": self.id, "method": self.method.model_dump(), "task": self.context.config.task.model_dump(),
             "labels": list(self.context.task.labels), "instruction": self.context.task.instruction,
+            # how to read what the model is asked later
+            "data": self.context.config.data.model_dump(include=set(LAYOUT)),
+            "columns": [name for name, _ in shown.columns],
             "interface": lm.interface, "outputs": getattr(self.context.task, "outputs", 0),
             "parts": [{"name": part.name, "train": len(part.train)} for part in parts],
         })  # fmt: skip
@@ -237,6 +242,16 @@ class Tuned:
         }  # fmt: skip
 
 
+def _order(
+    interface: Interface, learned: Mapping[str, Sequence[Item]], order: Callable[[Sequence[int]], Order] | None
+) -> Order | None:
+    """Which items make a step: as the schedule says, else as the way of using the model has it."""
+    if order is not None:
+        return order([len(part) for part in learned.values()])
+    items = [item for part in learned.values() for item in part]
+    return interface.order(items) if interface.order is not None else None
+
+
 def _norms(attached: Attached) -> list[float]:
     """A number for each trained parameter that training changes: what tells a changed model from its copy."""
     return [float(parameter.detach().double().norm()) for parameter in attached.trainable.values()]
@@ -269,7 +284,7 @@ def continue_adapter(attached: Attached, folder: Path) -> None:
 
     saved = load_file(folder / "adapter_model.safetensors")
     for name, parameter in attached.trainable.items():
-        weights = saved.get("base_model.model." + name.replace(".default.", "."))
+        weights = saved.get(_saved_name(name))
         if weights is None or weights.shape != parameter.shape:
             raise TrainingError(
                 f"{folder}: its adapter is not of this method's shape, so training cannot continue it. "
@@ -277,6 +292,12 @@ def continue_adapter(attached: Attached, folder: Path) -> None:
             )
         with torch.no_grad():
             parameter.copy_(weights)
+
+
+def _saved_name(name: str) -> str:
+    """What peft calls an adapter's parameter in its file: without the adapter's own name."""
+    name = name.replace(".modules_to_save.default.", ".").replace(".default.", ".")
+    return "base_model.model." + name.replace(".lora_magnitude_vector.weight", ".lora_magnitude_vector")
 
 
 def tuned_ids(config: Config, model: str, architecture: str) -> list[str]:

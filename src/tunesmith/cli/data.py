@@ -65,7 +65,7 @@ def preview(source: str, model: str | None, method: str | None, count: int, spli
         click.echo(f"{finding.severity}: {finding.message}", err=True)
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for example, item, pieces in shown:
-        over = f", over the limit of {limit:,}" if _longest(item) > limit else ""
+        over = f", over the limit of {limit:,}" if longest_reading(item) > limit else ""
         click.echo(f"── {example.source} · {_counts(item)}{over}")
         click.echo("".join(_marked(piece, colour) for piece in pieces))
 
@@ -136,7 +136,7 @@ def _pieces(interface: str, tokenizer: Any, example: Any, item: Any) -> list[Pie
     return pieces
 
 
-def _longest(item: Any) -> int:
+def longest_reading(item: Any) -> int:
     """Tokens in one reading of the model: a pair's longer answer, an encoder-decoder's longer side."""
     if hasattr(item, "source"):
         return max(len(item.source), len(item.target))

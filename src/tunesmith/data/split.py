@@ -123,11 +123,18 @@ def limit_train(
 ) -> tuple[Example, ...]:
     """The first ``limit`` examples, in the order given; with ``stratify`` each stratum keeps its share.
 
+    Of questions about images, those about the first images are kept, all of each: what they share is computed once.
+
     Every stratum keeps at least one example as long as the limit allows. A larger limit keeps what a smaller
     one kept, up to rounding.
     """
     if limit >= len(train):
         return tuple(train)
+    if task_kind == "image_text":
+        place: dict[str | None, int] = {}
+        for example in train:
+            place.setdefault(example.image_hash, len(place))
+        train = sorted(train, key=lambda example: place[example.image_hash])  # stable
     if not stratify:
         return tuple(train[:limit])
     stratum_of = _stratum_of(train, task_kind)

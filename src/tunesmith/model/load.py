@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,7 @@ def load_causal(
         parameter.requires_grad_(False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
-    packed = _parity(model, f"{folder.fingerprint} {four_bit}")
+    packed = known_parity(f"{folder.fingerprint} {four_bit}", lambda: measure_parity(model))
     if packed:
         model.set_attn_implementation("tunesmith")
     return LanguageModel(model, tokenizer, folder, packed, device, origin, interface)
@@ -191,18 +191,17 @@ def _load_adapter(path: Path, origin: dict[str, Any]) -> LanguageModel:
 _known_parity: dict[str, bool] = {}
 
 
-def _parity(model: Any, fingerprint: str) -> bool:
-    """Whether attention over a layout gives this model's own logits, measured once per model and process.
-
-    Two examples behind a shared prefix, one of them longer than any sliding window, against each alone.
-    """
+def known_parity(fingerprint: str, measure: Callable[[], bool]) -> bool:
+    """Whether attention over a layout gives this model's own logits, measured once per model and process."""
     if fingerprint not in _known_parity:
-        _known_parity[fingerprint] = measure_parity(model)
+        _known_parity[fingerprint] = measure()
     return _known_parity[fingerprint]
 
 
 def measure_parity(model: Any) -> bool:
     """Compare packed with plain logits; True if they agree to 1e-3 of the largest logit (float32) or 5e-2.
+
+    Two examples behind a shared prefix, one of them longer than any sliding window, against each alone.
 
     Raises:
         ModelError: If the model's own logits are not finite, or its head computes something ours does not, so

@@ -4,15 +4,14 @@ A conversation about an image is rendered by the model's own processor: its temp
 user turn, and as many image tokens are written as the model makes of the picture. That what is trained is what the
 model will be asked is proved as for text (``data.render``): the tokens of the prompt are a prefix of the whole.
 
-Batches are padded: the position of an image's tokens is the model's own affair, so that attention without padding
-is left to the models that read text alone.
+Batches here are padded, which every family can; ``model.image_pack`` does without where it was measured to be right.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,7 @@ from tunesmith.data.read.images import FORMATS
 from tunesmith.data.render import IGNORE_INDEX, Rendered, Renderer
 from tunesmith.errors import DataError, MissingExtraError, ModelError
 from tunesmith.hardware import detect
-from tunesmith.model.forward import token_losses
-from tunesmith.model.generate import Generated, end_tokens
-from tunesmith.model.load import LanguageModel, load_tokenizer
+from tunesmith.model.load import LanguageModel, known_parity, load_tokenizer
 from tunesmith.model.safety import check_model_folder
 from tunesmith.records import Message
 from tunesmith.sources import ModelFolder
@@ -116,6 +113,8 @@ def load_image_text(folder: ModelFolder, origin: dict[str, Any]) -> LanguageMode
     """
     from transformers import AutoModelForImageTextToText
 
+    from tunesmith.model.image_pack import measure_image_parity, set_text_attention
+
     check_model_folder(folder.path)
     hardware = detect()
     processor = load_tokenizer(folder, "vision-language")
@@ -130,7 +129,10 @@ def load_image_text(folder: ModelFolder, origin: dict[str, Any]) -> LanguageMode
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     device = torch.device("cuda" if hardware.accelerators else "cpu")
     model.to(device).eval().requires_grad_(False)
-    return LanguageModel(model, processor, folder, False, device, origin, "image_text")
+    packed = known_parity(f"image_text {folder.fingerprint}", lambda: measure_image_parity(model, processor))
+    if packed:
+        set_text_attention(model, "tunesmith")
+    return LanguageModel(model, processor, folder, packed, device, origin, "image_text")
 
 
 def image_parts(model: Any) -> tuple[list[str], list[str]]:
@@ -277,42 +279,3 @@ def supervised_states(model: Any, processor: Any, items: Sequence[ImageText]) ->
     ]
     rows, before, targets = torch.tensor(places, device=device).unbind(1)
     return hidden[rows, before], targets
-
-
-def answer_losses(model: Any, processor: Any, items: Sequence[ImageText], token_budget: int) -> torch.Tensor:
-    """Summed negative log-likelihood of each item's answer in nats, shape (n,), float64 on the CPU, no gradient."""
-    sums = torch.zeros(len(items), dtype=torch.float64)
-    with torch.no_grad():
-        for group in by_length(items, token_budget):
-            chosen = [items[i] for i in group]
-            losses = token_losses(model, *supervised_states(model, processor, chosen)).double().cpu()
-            for index, part in zip(group, losses.split([item.units for item in chosen]), strict=True):
-                sums[index] = part.sum()
-    return sums
-
-
-def answer_images(
-    lm: LanguageModel,
-    prompts: Sequence[ImageText],
-    max_new_tokens: int,
-    on_progress: Callable[[int], None] | None = None,
-) -> list[Generated]:
-    """Answer each prompt greedily, until the model ends its turn or ``max_new_tokens`` are written."""
-    processor = lm.tokenizer
-    ends = end_tokens(replace(lm, tokenizer=processor.tokenizer))
-    found: list[Generated | None] = [None] * len(prompts)
-    for group in by_length(prompts, BATCH_TOKENS):
-        batch = collate(processor, [prompts[i] for i in group], "left", lm.device)
-        with torch.no_grad():
-            out = lm.model.generate(
-                **batch, max_new_tokens=max_new_tokens, eos_token_id=ends, do_sample=False, num_beams=1,
-                pad_token_id=processor.tokenizer.pad_token_id, temperature=None, top_p=None, top_k=None,
-            )  # fmt: skip
-        for index, row in zip(group, out[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-            stop = next((i for i, token in enumerate(row) if token in ends), None)
-            written = row if stop is None else row[:stop]
-            text = processor.tokenizer.decode(written, skip_special_tokens=True)
-            found[index] = Generated(text, prompts[index].tokens, len(written), stop is None)
-        if on_progress is not None:
-            on_progress(len(group))
-    return [answer for answer in found if answer is not None]

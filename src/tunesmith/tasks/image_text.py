@@ -58,7 +58,8 @@ class ImageTextTask:
         progress: Progress | None = None,
     ) -> list[Prediction]:
         """Decode an answer to every question; ``nll`` is that of the right answer, per token."""
-        from tunesmith.model.vision import BATCH_TOKENS, ImageRenderer, answer_images, answer_losses
+        from tunesmith.model.image_pack import answer_images, answer_losses
+        from tunesmith.model.vision import BATCH_TOKENS, ImageRenderer
 
         started = time.monotonic()
         renderer = ImageRenderer(lm.tokenizer, lm.max_length)
@@ -66,7 +67,7 @@ class ImageTextTask:
         answers = answer_images(lm, [renderer.prompt(each) for each in asked], self.max_new_tokens, progress)
         seconds = time.monotonic() - started
         references = [renderer.render(each, example.id) for each, example in zip(asked, examples, strict=True)]
-        sums = answer_losses(lm.model, lm.tokenizer, references, BATCH_TOKENS).tolist()
+        sums = answer_losses(lm.model, lm.tokenizer, references, BATCH_TOKENS, lm.packed).tolist()
         losses = [loss / reference.units for loss, reference in zip(sums, references, strict=True)]
         return as_predictions(examples, answers, losses, candidate, seconds, SCORES[self.metric])
 

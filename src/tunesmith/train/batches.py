@@ -60,6 +60,28 @@ class Shuffled:
 
 
 @dataclass(frozen=True, slots=True)
+class Grouped:
+    """Every item once an epoch, those of one group one after another; groups, and items in them, are shuffled.
+
+    ``groups`` says of each item which it belongs to.
+    """
+
+    groups: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.groups)
+
+    def step(self, global_batch_size: int, seed: int, step: int) -> np.ndarray:
+        per_epoch = -(-self.size // global_batch_size)
+        epoch, place = divmod(step, per_epoch)
+        order = np.random.default_rng([seed, epoch]).permutation(self.size)
+        _, first, inverse = np.unique(np.array(self.groups)[order], return_index=True, return_inverse=True)
+        order = order[np.argsort(first[inverse], kind="stable")]  # by where each group's first item fell
+        return order[place * global_batch_size : (place + 1) * global_batch_size]
+
+
+@dataclass(frozen=True, slots=True)
 class Mixed:
     """Items of several data sets that lie one after the other, each drawn at a rate of its own.
 

@@ -163,6 +163,14 @@ def test_a_limited_train_keeps_every_label_and_the_shares() -> None:
     assert limit_train(split.train, 10_000, stratify=True) == split.train
 
 
+def test_limits_of_questions_keep_whole_images() -> None:
+    train = [Example(f"f:{i}", image=f"{i % 5}.png", image_hash=f"{i % 5}") for i in range(20)]
+    kept = limit_train(train, 10, stratify=False, task_kind="image_text")
+    assert [e.image_hash for e in kept] == [*"0000", *"1111", *"22"]
+    assert [e.source for e in kept[:4]] == ["f:0", "f:5", "f:10", "f:15"]
+    assert set(limit_train(train, 6, stratify=False, task_kind="image_text")) <= set(kept)
+
+
 def test_known_overlaps_of_banking77_are_found(shared_data: Path) -> None:
     train = read_examples(shared_data / "banking77" / "train.csv", "classification").examples
     test = read_examples(shared_data / "banking77" / "test.csv", "classification", part="test").examples

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from tunesmith.data.render import IGNORE_INDEX, render_all
 from tunesmith.errors import DataError, MissingExtraError, ModelError
-from tunesmith.model import vision
+from tunesmith.model import image_pack, vision
 from tunesmith.model.forward import token_losses
 from tunesmith.model.load import LanguageModel, load_model
 from tunesmith.model.vision import ImageRenderer, ImageText
@@ -186,10 +186,19 @@ def items_of(lm: LanguageModel, drawn: list[str]) -> list[ImageText]:
     return [renderer.render((question, drawn[i]), str(i)) for i, question in enumerate(questions)]
 
 
+@pytest.fixture
+def plain(lm: LanguageModel) -> Iterator[LanguageModel]:
+    """The model attending as transformers has it, over padded batches."""
+    image_pack.set_text_attention(lm.model, "sdpa")
+    yield lm
+    image_pack.set_text_attention(lm.model, "tunesmith")
+
+
+@pytest.mark.usefixtures("plain")
 def test_padded_batches_give_what_each_gives_alone(lm: LanguageModel, drawn: list[str]) -> None:
     items = items_of(lm, drawn)
-    together = vision.answer_losses(lm.model, lm.tokenizer, items, 10_000)
-    apart = vision.answer_losses(lm.model, lm.tokenizer, items, 1)
+    together = image_pack.answer_losses(lm.model, lm.tokenizer, items, 10_000, packed=False)
+    apart = image_pack.answer_losses(lm.model, lm.tokenizer, items, 1, packed=False)
     torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-5)
     item = items[3]
     batch = lm.tokenizer(text=[item.text], images=[[vision.open_image(item.image)]], return_tensors="pt")
@@ -200,6 +209,7 @@ def test_padded_batches_give_what_each_gives_alone(lm: LanguageModel, drawn: lis
     assert float(together[3]) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.usefixtures("plain")
 def test_states_are_differentiable_to_the_projector(lm: LanguageModel, drawn: list[str]) -> None:
     items = items_of(lm, drawn)[:2]
     weight = lm.model.model.multi_modal_projector.linear_2.weight.requires_grad_(True)
@@ -213,13 +223,14 @@ def test_states_are_differentiable_to_the_projector(lm: LanguageModel, drawn: li
     weight.requires_grad_(False)
 
 
+@pytest.mark.usefixtures("plain")
 def test_answers_are_greedy_one_by_one(lm: LanguageModel, drawn: list[str]) -> None:
     from tunesmith.model.generate import end_tokens
 
     renderer = ImageRenderer(lm.tokenizer, lm.max_length)
     prompts = [renderer.prompt((asked("what " * (1 + i % 3), "-"), drawn[i])) for i in range(5)]
     told: list[int] = []
-    found = vision.answer_images(lm, prompts, 6, told.append)
+    found = image_pack.answer_images(lm, prompts, 6, told.append)
     assert sum(told) == 5
     tokenizer = lm.tokenizer.tokenizer
     ends = {tokenizer.eos_token_id}
@@ -254,5 +265,5 @@ def test_the_catalogs_model_reads_an_image_as_36_tokens(drawn: list[str]) -> Non
     assert item.input_ids.count(lm.model.config.image_token_id) == 36
     assert item.units == 2
     assert resolve_model("smollm2-dinov2").entry is MODELS["smollm2-dinov2"]
-    loss = float(vision.answer_losses(lm.model, lm.tokenizer, [item], 1)[0])
+    loss = float(image_pack.answer_losses(lm.model, lm.tokenizer, [item], 1, lm.packed)[0])
     assert 0 < loss < 30

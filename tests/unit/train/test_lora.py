@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from tunesmith.candidates.tuned import continue_adapter
 from tunesmith.config import Lora, parse_config
 from tunesmith.errors import ConfigError
 from tunesmith.model.head import HeadModel, load_head_weights
@@ -89,6 +90,29 @@ def test_it_learns_changes_nothing_else_and_loads_as_saved(
     loaded = load_model(str(tmp_path / "adapter"))
     loaded.model.set_attn_implementation("sdpa")
     torch.testing.assert_close(logits(loaded.model), trained, atol=1e-5, rtol=1e-4)
+
+
+CONTINUED = {name: settings for name, settings in VARIANTS.items() if settings.init == "default"} | {
+    "dora, rank-stabilised": Lora(rank=4, alpha=12, dora=True, rank_stabilised=True),
+}
+
+
+@pytest.mark.parametrize("settings", CONTINUED.values(), ids=list(CONTINUED))
+def test_what_is_continued_starts_where_it_ended(tiny_model_path: Path, tmp_path: Path, settings: Lora) -> None:
+    attached = attach(load(tiny_model_path), settings)
+    before = logits(attached.model)
+    learn(attached)
+    attached.save(tmp_path)
+    ended = logits(attached.model)
+    assert (ended - before).abs().max() > 0.1
+    torch.manual_seed(7)
+    following = METHODS["lora"].attach(load(tiny_model_path), settings)
+    continue_adapter(following, tmp_path)
+    torch.testing.assert_close(logits(following.model), ended, atol=1e-5, rtol=0)
+    for name, parameter in following.trainable.items():
+        assert torch.equal(parameter, attached.trainable[name]), name
+    learn(following, 1)
+    assert (logits(following.model) - ended).abs().max() > 1e-4  # it goes on from there
 
 
 @pytest.mark.parametrize("rank_stabilised", [False, True])

@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tunesmith.data.read.cells import RowError, number_text, read_scalar
 from tunesmith.errors import DataError
+from tunesmith.records import Example
 
 Cell = str | float | None
 MISSING = "missing"  # how a cell without a value reads in a text
@@ -60,6 +62,23 @@ def render(columns: Sequence[tuple[str, Cell]], template: str) -> str:
     if template == "sentence":
         return " ".join(f"The {name} is {cell_text(value)}." for name, value in columns)
     return fill(template, {name: cell_text(value) for name, value in columns})
+
+
+def arranged(example: Example, columns: Sequence[str], template: str) -> Example:
+    """A row of another file with these columns in this order, as a model was trained on them; more are left out.
+
+    Raises:
+        DataError: If it lacks one.
+    """
+    cells = dict(example.columns)
+    missing = [column for column in columns if column not in cells]
+    if missing:
+        raise DataError(
+            f"{example.source}: the model was trained on columns that are not there: {', '.join(missing)}. Found are "
+            f"{', '.join(cells) or 'none'}. Rename them."
+        )
+    chosen = tuple((column, cells[column]) for column in columns)
+    return replace(example, columns=chosen, text=render(chosen, template))
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

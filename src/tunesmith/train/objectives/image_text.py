@@ -1,4 +1,4 @@
-"""The answer's tokens after an image and a question: what training on images with text minimises, in padded batches."""
+"""The answer's tokens after an image and a question: what training on images with text minimises."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import torch
 from tunesmith.data.render import render_all
 from tunesmith.errors import DataError
 from tunesmith.model.forward import summed_loss
-from tunesmith.model.vision import ImageRenderer, ImageText, answer_losses, by_length, supervised_states
+from tunesmith.model.image_pack import answer_losses, answer_states
+from tunesmith.model.vision import ImageRenderer, ImageText
 from tunesmith.records import Example, Finding
 from tunesmith.tasks import Task
+from tunesmith.train.batches import Grouped
 from tunesmith.train.objectives.objective import EncodeSettings, Interface
 
 if TYPE_CHECKING:
@@ -22,19 +24,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ImageTextLoss:
-    """Negative log-likelihood of the answers' tokens, in nats. Images are read again for every batch."""
+    """Negative log-likelihood of the answers' tokens, in nats. Images are read again for every batch.
+
+    ``packed`` says whether the text model's attention runs over a layout (see ``model.image_pack``); what the
+    conversations of a step share, an image and its tokens among it, is then computed once where ``share_prefix``.
+    """
 
     processor: Any
     micro_batch_tokens: int = 1024
+    packed: bool = True
+    share_prefix: bool = True
 
     def losses(self, model: Any, items: Sequence[ImageText], scale: float) -> Iterator[torch.Tensor]:
-        for group in by_length(items, self.micro_batch_tokens):
-            hidden, targets = supervised_states(model, self.processor, [items[i] for i in group])
-            weights = torch.full((len(targets),), scale, device=targets.device)
-            yield summed_loss(model, hidden, targets, weights)
+        states = answer_states(model, self.processor, items, self.micro_batch_tokens, self.packed, self.share_prefix)
+        for found in states:
+            weights = torch.full((len(found.targets),), scale, device=found.targets.device)
+            yield summed_loss(model, found.hidden, found.targets, weights)
 
     def item_losses(self, model: Any, items: Sequence[ImageText]) -> torch.Tensor:
-        return answer_losses(model, self.processor, items, self.micro_batch_tokens)
+        return answer_losses(model, self.processor, items, self.micro_batch_tokens, self.packed, self.share_prefix)
 
 
 def encode(
@@ -62,7 +70,13 @@ def encode(
 
 
 def build(lm: LanguageModel, micro_batch_tokens: int, share_prefix: bool) -> ImageTextLoss:
-    return ImageTextLoss(lm.tokenizer, micro_batch_tokens)
+    return ImageTextLoss(lm.tokenizer, micro_batch_tokens, lm.packed, share_prefix)
 
 
-IMAGE_TEXT = Interface(encode, build, lambda items: 0)
+def by_image(items: Sequence[ImageText]) -> Grouped:
+    """The questions about one image follow one another, so that a step computes few images."""
+    places: dict[str, int] = {}
+    return Grouped(tuple(places.setdefault(item.image, len(places)) for item in items))
+
+
+IMAGE_TEXT = Interface(encode, build, lambda items: 0, order=by_image)

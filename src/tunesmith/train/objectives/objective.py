@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from tunesmith.model.load import LanguageModel
+    from tunesmith.train.batches import Order
 
 
 class Item(Protocol):
@@ -78,6 +79,7 @@ class Interface:
         prepare: (model with what a method attached, items by part, validation items by part, micro-batch tokens, how
             a head starts) → the same to train with; None: they are taken as they are.
         loss_unit: what losses are in, as in "loss … by step".
+        order: items → which of them make a step; None: all of them shuffled.
     """
 
     encode: Encode
@@ -86,3 +88,4 @@ class Interface:
     measured: Callable[[Any, Any, Sequence[Any], np.random.Generator], dict[str, Any]] | None = None
     prepare: Prepare | None = None
     loss_unit: str = "in nats per token"
+    order: Callable[[Sequence[Any]], Order] | None = None
