@@ -1,6 +1,6 @@
 # make demo       the whole path on real data: install, fine-tune, compare, report
 # make test       what CI runs: format, lint, types, all tests
-# make test-fast  the tests that take seconds each and no network: under two minutes
+# make test-fast  the tests that take seconds each and no network: about two minutes
 # Both install into .venv first, with the versions of constraints.txt. PYTHON=python3.12 chooses another Python.
 
 SHELL := bash
