@@ -1,12 +1,15 @@
 # make demo       the whole path on real data: install, fine-tune, compare, report
 # make test       what CI runs: format, lint, types, all tests
-# make test-fast  the tests that take seconds and no network
+# make test-fast  the tests that take seconds each and no network: about two minutes
 # Both install into .venv first, with the versions of constraints.txt. PYTHON=python3.12 chooses another Python.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
 BIN := .venv/bin
+
+# Two tests at a time; neighbours mostly run in one process, so that what they share is made once.
+PYTEST = $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 .PHONY: demo test test-fast
 .DELETE_ON_ERROR:
@@ -18,10 +21,10 @@ test: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-fast: .venv/.installed-dev
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 .venv/.python:
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(None if sys.version_info >= (3, 11) else f"Tunesmith needs Python 3.11 or newer; $(PYTHON) is {v}. Name another one: make PYTHON=python3.12")'

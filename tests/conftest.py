@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when numpy and torch are imported; two tests may run at a time
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 import socket
 import sys
 from collections.abc import Iterator
@@ -13,7 +17,6 @@ import numpy as np
 import pytest
 
 TESTS = Path(__file__).parent
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +108,6 @@ def same_threads() -> Iterator[None]:
     yield
     torch = sys.modules.get("torch")
     if torch is not None:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         torch.set_default_dtype(torch.float32)
         torch.use_deterministic_algorithms(False)

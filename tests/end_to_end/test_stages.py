@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-import os
 import random
 import shutil
 from pathlib import Path
@@ -77,7 +76,6 @@ def run(config: Stages, folder: Path, listener: Any = silent) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, known_speed: None) -> Path:
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as in tests: sums of floats depend on it
     folder = tmp_path_factory.mktemp("stages")
     run(project(folder), folder / "run")
     return folder / "run"

@@ -4,7 +4,7 @@
 
 POINTS is a JSON list: ``["training", 3]`` kills at the listener's third call of a stage whose name holds "training",
 ``["fsync", 5]`` at the fifth time a file is flushed to disk, ``null`` never. Children are forked from one process, so
-that torch is imported once.
+that what takes long to import is imported once.
 """
 
 from __future__ import annotations
@@ -18,13 +18,18 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import pandas  # noqa: F401  # by pyarrow, where it is installed
 import torch
+import transformers.generation.utils
+import transformers.models.llama.modeling_llama  # noqa: F401
 
 import tunesmith
 from tunesmith import workflow
 from tunesmith.candidates.candidate import Listener
+from tunesmith.model.quantise import import_peft
 from tunesmith.run import read_predictions
 
+import_peft()
 torch.set_num_threads(1)
 workflow.measure_sgemm = lambda: 5e10
 

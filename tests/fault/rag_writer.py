@@ -2,13 +2,17 @@
 
     python rag_writer.py INDEX DOCUMENTS
 
-Prints a line before it begins and one after each commit, so that whoever kills it can aim.
+A line of stdin forks a process that adds the folder, so that LanceDB is imported once: it prints ``begins`` and its
+number, then ``commit`` after each commit, so that whoever kills it can aim. The next line of stdin asks how it ended,
+and is answered with its exit code; until then its number stays its own, even when it has ended by itself.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,14 +33,32 @@ def without_a_model(self: Index, texts: Sequence[str]) -> tuple[np.ndarray, int]
     return vectors(texts), 0
 
 
-def say(what: str) -> None:
-    sys.stdout.write(what + "\n")
+def say(word: object) -> None:
+    sys.stdout.write(f"{word}\n")
     sys.stdout.flush()
+
+
+def add(folder: Path, documents: Path) -> None:
+    opened = Index.open(folder)
+    say(f"begins {os.getpid()}")
+    opened.add([documents], lambda *_: say("commit"))
 
 
 if __name__ == "__main__":
     index.COMMIT_CHUNKS = 8
     Index._encode = without_a_model  # type: ignore[method-assign]
-    opened = Index.open(Path(sys.argv[1]))
-    say("begins")
-    opened.add([Path(sys.argv[2])], lambda *_: say("commit"))
+    index._lancedb()
+    while sys.stdin.readline():
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                add(Path(sys.argv[1]), Path(sys.argv[2]))
+                code = 0
+            except Exception:
+                traceback.print_exc()
+                say("failed")
+            finally:
+                os._exit(code)
+        sys.stdin.readline()
+        say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))

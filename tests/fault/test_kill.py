@@ -23,7 +23,8 @@ ENDINGS = ("point", "first", "second")
 def ends(folder: Path, points: list[Any], changes: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     config = write_project(folder, **(changes or {"candidates": ["prompt", "tune"]}))
     arguments = [sys.executable, "-W", "ignore", str(SCRIPT), str(config), str(folder), json.dumps(points)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
+    paths = [str(SCRIPT.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     results: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
@@ -46,18 +47,20 @@ def test_killed_in_training_and_while_saving(tmp_path: Path) -> None:
     assert_all_end_like_the_first(ends(tmp_path, points))
 
 
+STAGES = ("data: reading", "plan: model", "zero-shot: test", "overfitting", "lora: test", "report")
+
+
 @pytest.mark.slow
-def test_killed_at_many_points(tmp_path: Path) -> None:
-    points = [
-        None,
-        *(["training", n] for n in (1, 2, 3, 5, 8, 11, 14)),
-        *(["fsync", n] for n in range(1, 60, 2)),
-        *(
-            [stage, 1]
-            for stage in ("data: reading", "plan: model", "zero-shot: test", "overfitting", "lora: test", "report")
-        ),
-    ]
-    assert_all_end_like_the_first(ends(tmp_path, points))
+@pytest.mark.parametrize(
+    "points",
+    [
+        [*(["training", n] for n in (1, 2, 3, 5, 8, 11, 14)), *([stage, 1] for stage in STAGES)],
+        [["fsync", n] for n in range(1, 60, 2)],
+    ],
+    ids=["in any stage", "at any file"],
+)
+def test_killed_at_many_points(tmp_path: Path, points: list[Any]) -> None:
+    assert_all_end_like_the_first(ends(tmp_path, [None, *points]))
 
 
 @pytest.mark.slow

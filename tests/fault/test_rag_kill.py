@@ -56,31 +56,54 @@ def generations(folder: Path) -> dict[str, int]:
     return found
 
 
-def add(index: Path, documents: Path, kill_after: float | None, commits: int = 0) -> tuple[int, float]:
-    """Let another process add the folder; how it ended, and seconds from its beginning.
+class Writers:
+    """Processes that add the documents to the index, one after the other; see rag_writer.py."""
 
-    ``kill_after`` counts seconds from the ``commits``-th commit (0: from the beginning).
-    """
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(index), str(documents)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    with process:
-        assert process.stdout is not None and process.stderr is not None
-        said = process.stdout.readline()
+    def __init__(self, index: Path, documents: Path) -> None:
+        self._forks = subprocess.Popen(
+            [sys.executable, "-W", "ignore", str(SCRIPT), str(index), str(documents)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    def __enter__(self) -> Writers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._forks.kill()
+        self._forks.communicate()
+
+    def _say(self) -> None:
+        assert self._forks.stdin is not None
+        self._forks.stdin.write("\n")
+        self._forks.stdin.flush()
+
+    def _read(self) -> str:
+        assert self._forks.stdout is not None
+        return self._forks.stdout.readline().strip()
+
+    def add(self, kill_after: float | None = None, commits: int = 0) -> tuple[int, float]:
+        """Let a process add the documents; how it ended, and seconds from its beginning.
+
+        ``kill_after`` counts seconds from the ``commits``-th commit (0: from the beginning).
+        """
+        self._say()
+        said = self._read()
         began = time.monotonic()
-        assert said == b"begins\n", process.stderr.read().decode()
+        assert said.startswith("begins "), said
+        number = int(said.split()[1])
         if kill_after is not None:
             for _ in range(commits):
-                assert process.stdout.readline() == b"commit\n"
+                assert self._read() == "commit"
             time.sleep(kill_after)
-            process.send_signal(signal.SIGKILL)
-        errors = process.stderr.read().decode()
-        code = process.wait()
-    assert code in (0, -signal.SIGKILL), errors
-    return code, time.monotonic() - began
+            os.kill(number, signal.SIGKILL)
+        self._say()
+        while (said := self._read()) == "commit":
+            continue
+        assert said in ("0", str(-signal.SIGKILL)), said
+        return int(said), time.monotonic() - began
 
 
 @pytest.mark.slow
@@ -90,11 +113,16 @@ def test_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     folder, documents = tmp_path / "index", tmp_path / "documents"
     documents.mkdir()
     Index.create(folder, str(build_encoder(tmp_path / "encoder")), chunk_size=10, overlap=0)
+    with Writers(folder, documents) as writers:
+        kill_at_any_moment(writers, folder, documents)
+
+
+def kill_at_any_moment(writers: Writers, folder: Path, documents: Path) -> None:
     write_documents(documents, 0)
-    code, _ = add(folder, documents, None)
+    code, _ = writers.add()
     assert code == 0
     write_documents(documents, 1)
-    code, seconds = add(folder, documents, None)
+    code, seconds = writers.add()
     before = generations(folder)
     assert (code, before) == (0, {f"d{i}": 1 for i in range(DOCUMENTS)} | {"new0": 0, "new1": 1})
 
@@ -103,9 +131,9 @@ def test_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for generation in range(2, 2 + KILLS):
         write_documents(documents, generation)
         if generation % 2:  # at any moment
-            code, _ = add(folder, documents, rng.uniform(0, seconds))
+            code, _ = writers.add(rng.uniform(0, seconds))
         else:  # soon after a commit that others would have followed
-            code, _ = add(folder, documents, rng.uniform(0, seconds / 50), rng.randint(1, 3))
+            code, _ = writers.add(rng.uniform(0, seconds / 50), rng.randint(1, 3))
         after = generations(folder)
         for name in before | after:
             kept = name in before and after[name] == before[name]  # of an earlier killed round, maybe
@@ -117,7 +145,7 @@ def test_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert killed > KILLS / 2
     assert partly > 0  # kills did strike between commits
 
-    code, _ = add(folder, documents, None)
+    code, _ = writers.add()
     expected = {f"d{i}": 1 + KILLS for i in range(DOCUMENTS)} | {f"new{i}": i for i in range(2 + KILLS)}
     assert (code, generations(folder)) == (0, expected)
     assert Index.open(folder).stats()["chunks_outside_full_text_index"] == 0

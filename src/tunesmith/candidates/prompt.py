@@ -118,11 +118,12 @@ class Prompt:
         near.find(trials.held_out)
 
         def cell(n: int) -> Cell:
-            return Cell(template, n, fitting(trials, template, lambda example: near.of(example, n)), "nearest")
+            ask = fitting(trials, template, lambda example: near.of(example, n))
+            return Cell(template, n, ask, trials.cost(ask), "nearest")
 
         bare = trials.cost(fitting(trials, template, lambda example: ())).own
         cells = [cell(n) for n in NEAREST_SHOTS if n <= len(train)]
-        cheap = [c for c in cells if trials.cost(c.ask).own <= NEAREST_COST * bare] or cells[:1]
+        cheap = [c for c in cells if c.cost.own <= NEAREST_COST * bare] or cells[:1]
         best = trials.round(cheap, NEAREST_EXAMPLES)[0]
         self.ask = best.ask
         found = chosen(trials, best, searched["calibrated"])

@@ -36,17 +36,6 @@ FEWEST = 8  # examples a prompt is asked on, whatever they cost
 MakeAsk = Callable[[str, int], Ask | None]
 
 
-@dataclass(slots=True)
-class Cell:
-    """A prompt that is tried: its wording, its shots, and what was answered to the first validation examples."""
-
-    template: str
-    shots: int
-    ask: Ask
-    selection: str = "fixed"
-    predictions: list[Prediction] = field(default_factory=list)
-
-
 @dataclass(frozen=True, slots=True)
 class Cost:
     """Tokens that a prompt makes the model compute: a start that all questions share, and each question's own."""
@@ -54,6 +43,18 @@ class Cost:
     shared: int
     own: float
     longest: int
+
+
+@dataclass(slots=True)
+class Cell:
+    """A prompt that is tried: its wording, its shots, and what was answered to the first validation examples."""
+
+    template: str
+    shots: int
+    ask: Ask
+    cost: Cost
+    selection: str = "fixed"
+    predictions: list[Prediction] = field(default_factory=list)
 
 
 class Trials:
@@ -88,7 +89,7 @@ class Trials:
 
     def fits(self, cell: Cell) -> bool:
         """Whether every prompt leaves room for its answer; one that does not is written down as skipped."""
-        longest = self.cost(cell.ask).longest
+        longest = cell.cost.longest
         if longest + self.room > self.renderer.max_length:
             self._skip(cell.template, cell.shots, cell.selection, f"{longest} tokens")
             return False
@@ -99,17 +100,16 @@ class Trials:
 
     def round(self, cells: Sequence[Cell], limit: int) -> list[Cell]:
         """Ask every cell on the same number of examples, at most ``limit``; the best comes first."""
-        costs = [self.cost(cell.ask) for cell in cells]
         share = ROUND_TOKENS / max(1, len(cells))
-        affordable = [int((share - cost.shared) / cost.own) for cost in costs]
+        affordable = [int((share - cell.cost.shared) / cell.cost.own) for cell in cells]
         n = min(limit, len(self.held_out), max(FEWEST, min(affordable, default=FEWEST)))
-        for done, (cell, cost) in enumerate(zip(cells, costs, strict=True)):
+        for done, cell in enumerate(cells):
             self.listener(f"{self.candidate}: choosing the prompt", done, len(cells), {})
             new = self.held_out[len(cell.predictions) : n]
             spent = 0
             if new:
                 cell.predictions += self.task.predict_asked(self.lm, new, self.candidate, cell.ask)
-                spent = round(cost.shared + cost.own * len(new))
+                spent = round(cell.cost.shared + cell.cost.own * len(new))
             self.tokens += spent
             self.tried.append({
                 "template": cell.template, "shots": cell.shots, "selection": cell.selection, **self.scores(cell),
@@ -154,7 +154,7 @@ def search(trials: Trials, make_ask: MakeAsk) -> Cell:
             ask = make_ask(template, shots)
             if ask is None:
                 trials.skip_for_want_of_examples(template, shots)
-            elif trials.fits(cell := Cell(template, shots, ask)):
+            elif trials.fits(cell := Cell(template, shots, ask, trials.cost(ask))):
                 found.append(cell)
         return found
 

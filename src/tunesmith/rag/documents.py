@@ -285,6 +285,7 @@ class Parser:
         except BrokenPipeError:
             answer = b""
         if answer is None:
+            process.kill()
             self._stop()
             return f"reading it takes longer than {self.limits.seconds:g} s"
         if not answer:

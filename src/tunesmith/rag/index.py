@@ -338,7 +338,7 @@ class Index:
         if progress is not None and total:
             progress("documents", total, total, {})
         self._delete(sorted(gone))
-        if written.chunks or gone:
+        if written.chunks or gone or self._outside_full_text() or self._lacks_graph():
             self._tidy()
         return Added(
             written.added,
@@ -436,14 +436,24 @@ class Index:
     def _tidy(self) -> None:
         """Let the full-text index and, in a large table, the graph of neighbours hold all rows; join small files.
 
-        Rows that are in neither are found all the same, only more slowly: being killed before or in here does no harm.
+        Rows that are in neither are found all the same, only more slowly, and the next writer tidies: being killed
+        before or in here does no harm.
         """
         from lancedb.index import HnswSq
 
         with self._disk():
             self._table.optimize(cleanup_older_than=FOREVER)
-            if self._table.count_rows() > EXACT_ROWS and not self._has_graph():
+            if self._lacks_graph():
                 self._table.create_index("vector", config=HnswSq(distance_type="cosine"))
+
+    def _lacks_graph(self) -> bool:
+        return self._table.count_rows() > EXACT_ROWS and not self._has_graph()
+
+    def _outside_full_text(self) -> int:
+        """Chunks that are not in the full-text index."""
+        words = next(index.name for index in self._table.list_indices() if index.columns == ["text"])
+        outside: int = self._table.index_stats(words).num_unindexed_rows
+        return outside
 
     def _has_graph(self) -> bool:
         return any(index.columns == ["vector"] for index in self._table.list_indices())
@@ -593,7 +603,6 @@ class Index:
 
     def stats(self) -> dict[str, Any]:
         """Facts of the index, as JSON can hold them; sizes in bytes, with all former versions."""
-        words = next(index.name for index in self._table.list_indices() if index.columns == ["text"])
         facts = self._facts
         return {
             "format_version": FORMAT_VERSION,
@@ -611,7 +620,7 @@ class Index:
             "version": self._table.version,
             "versions": len(self.versions()),
             "exact": not self._has_graph(),
-            "chunks_outside_full_text_index": self._table.index_stats(words).num_unindexed_rows,
+            "chunks_outside_full_text_index": self._outside_full_text(),
             "size_bytes": sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()),
         }
 

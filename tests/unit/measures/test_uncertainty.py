@@ -155,9 +155,9 @@ def test_five_hundred_items_take_a_fraction_of_a_second():
     a, b = np.random.default_rng(0).random((2, 500))
     best = math.inf
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         paired_bootstrap(a, b, rng=np.random.default_rng(1))
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     assert best < 0.6  # about 0.1 s on one quiet core
 
 

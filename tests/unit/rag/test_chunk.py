@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.rag.chunk import chunk_text
@@ -81,6 +81,7 @@ def test_sizes_out_of_range_are_refused(size: int, overlap: int) -> None:
         chunk_text("x", "text", size, overlap)
 
 
+@settings(deadline=None)
 @given(
     st.text(alphabet="ab .#\n漢`é", max_size=200),
     st.integers(1, 12),

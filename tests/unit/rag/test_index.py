@@ -156,6 +156,21 @@ def test_a_change_of_one_document_is_one_commit_before_the_index_is_tidied(
     assert index.text("ripens", 5) == []
 
 
+def test_what_a_killed_writer_left_untidied_the_next_one_tidies(
+    index: Index, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(docs / "cheese.txt", "Rennet and milk.")
+    with monkeypatch.context() as killed:
+        killed.setattr(Index, "_tidy", lambda self: None)
+        index.refresh()
+    assert index.stats()["chunks_outside_full_text_index"] == 1
+    assert index.refresh() == Added(unchanged=3)
+    tidied = index.stats()
+    assert tidied["chunks_outside_full_text_index"] == 0
+    index.refresh()
+    assert index.stats()["version"] == tidied["version"]
+
+
 def test_refresh_takes_out_what_is_gone_and_takes_in_what_is_new(index: Index, docs: Path) -> None:
     (docs / "cheese.txt").unlink()
     write(docs / "deep" / "eggs.txt", "Eggs.")
