@@ -33,7 +33,7 @@ ENCODER_SECONDS = 0.006  # per short text and core, MiniLM
 RERANK_SECONDS = 0.0003  # per word of a chunk and core, a cross-encoder of MiniLM's size
 SETFIT_BYTES = 2e9  # of tuning MiniLM: weights, gradient, moments, two copies, activations
 HEAD_STEPS, HEAD_EPOCHS = 2000, 20  # that a new head on a backbone that moves needs, and passes at most
-FITTED_EPOCHS = 8  # passes at most where the head starts fitted: so many that the rate has fallen before early stopping
+FITTED_EPOCHS = 4  # passes at most where the head starts fitted: the rate falls before early stopping can end it
 HEAD_SOURCE = "Mosbach et al. 2021, arXiv:2006.04884"
 
 

@@ -68,7 +68,7 @@ def test_a_new_head_gets_more_passes_unless_its_features_are_kept(train: int, ki
     if kind == "head":
         assert epochs == choose_plan(config(method=kind), facts(train=train), "m").loop[kind]["epochs"]
     else:
-        assert epochs == (8 if kind == "gradual" else 20) or 2000 <= epochs * per_epoch < 2000 + per_epoch
+        assert epochs == (4 if kind == "gradual" else 20) or 2000 <= epochs * per_epoch < 2000 + per_epoch
         assert ("Mosbach" in chosen(plan)["train.epochs"].source) == (kind != "gradual")
 
 
