@@ -7,13 +7,15 @@ padding is none. Every measurement is a process of its own; the two programs alt
 
     python benchmarks/train_speed.py [--workloads boolq headlines dense] [--repeats 2] [--steps 6]
 
-Needs the extra ``bench`` (pip install -e '.[bench]'). Takes about 25 minutes on two cores.
+Needs the extra ``bench`` (pip install -e '.[bench]'). Takes about 25 minutes on two cores. The result is kept by the
+processor's name.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -221,8 +223,15 @@ def main() -> None:
                 )
         results[workload] = summarise(workload, runs, statistics.median(rates))
     whole = arguments.workloads == list(WORKLOADS)
-    name = "train_speed" if whole else "train_speed_" + "_".join(arguments.workloads)
+    name = f"train_speed-{processor()}" + ("" if whole else "_" + "_".join(arguments.workloads))
     write_result(name, {"model": MODEL, "steps": arguments.steps, "workloads": results})
+
+
+def processor() -> str:
+    """What tells results of one machine from another's: the ratios differ, since the two programs wait for other things."""
+    from tunesmith.hardware import cpu_name
+
+    return "-".join(re.findall(r"[a-z0-9]+", re.sub(r"\([^)]*\)|processor", "", cpu_name().lower())))
 
 
 def summarise(workload: str, runs: dict[str, list[dict[str, Any]]], sgemm: float) -> dict[str, Any]:
