@@ -228,7 +228,7 @@ def main() -> None:
 
 
 def processor() -> str:
-    """What tells results of one machine from another's: the ratios differ, since the two programs wait for other things."""
+    """The processor's name for a file's: what one program gains over the other differs from one to another."""
     from tunesmith.hardware import cpu_name
 
     return "-".join(re.findall(r"[a-z0-9]+", re.sub(r"\([^)]*\)|processor", "", cpu_name().lower())))
