@@ -233,8 +233,12 @@ class Guardrails(Settings):
     overfitting: Literal["none", "mild", "overfit", "off"] = Field(
         "overfit", description="The worst overfitting of a choice; the weights kept are the best step's in any case."
     )
+    memorization: Literal["none", "mild", "severe", "off"] = Field(
+        "off",
+        description="The worst memorisation of training data by a choice; off: it is reported, and excludes none.",
+    )
 
-    @field_validator("forgetting", "overfitting", mode="before")
+    @field_validator("forgetting", "overfitting", "memorization", mode="before")
     @classmethod
     def _yaml_reads_off_as_false(cls, value: Any) -> Any:
         return "off" if value is False else value
@@ -341,6 +345,9 @@ class Common(Settings):
     guardrails: Guardrails = Guardrails()
     prices: Prices | None = Field(None, description="Given, the report says what each candidate costs in money.")
     forgetting: Literal["quick", "off"] = Field("quick", description="Probe suites run on base and tuned model.")
+    memorization: Literal["quick", "off"] = Field(
+        "quick", description="Whether training examples can be told from others, and long answers recited."
+    )
 
     @property
     def fine_tunes(self) -> bool:
@@ -353,7 +360,7 @@ class Common(Settings):
         items = value if isinstance(value, list | tuple) else [value]
         return [{"kind": item} if isinstance(item, str) else item for item in items]
 
-    @field_validator("forgetting", mode="before")
+    @field_validator("forgetting", "memorization", mode="before")
     @classmethod
     def _yaml_reads_off_as_false(cls, value: Any) -> Any:
         return "off" if value is False else value

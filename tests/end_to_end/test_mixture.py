@@ -64,6 +64,14 @@ def test_every_task_is_judged_alone_and_together(finished: Path) -> None:
     assert all(both)
 
 
+def test_memorised_data_is_measured_of_one_task_alone(finished: Path) -> None:
+    for name in ("mood", "say"):
+        candidates = {c["id"]: c for c in read_strictly(finished / "tasks" / name / "report.json")["candidates"]}
+        assert candidates[MULTI]["memorization"]["status"] == "not_run"
+        assert "drawn" in candidates[MULTI]["memorization"]["reason"]
+        assert "drawn" not in candidates[ALONE]["memorization"].get("reason", "")
+
+
 def test_the_loss_of_each_task_is_followed_and_their_gradients_compared(finished: Path) -> None:
     folder = finished / "candidates" / MULTI.replace("/", "__")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -35,7 +35,7 @@ class Fit:
     train_seconds: float = 0.0
     tokens_trained: int = 0
     details: dict[str, Any] = field(default_factory=dict)
-    measured: dict[str, Any] = field(default_factory=dict)  # overfitting, forgetting
+    measured: dict[str, Any] = field(default_factory=dict)  # overfitting, forgetting, memorization
 
 
 class Candidate(Protocol):

@@ -21,7 +21,7 @@ import numpy as np
 
 from tunesmith.candidates.candidate import Context, Family, Fit
 from tunesmith.candidates.embedding import encoder_name
-from tunesmith.candidates.tuned import Tuned
+from tunesmith.candidates.tuned import Part, Tuned
 from tunesmith.config import Config, Rag
 from tunesmith.errors import DataError
 from tunesmith.measures.retrieval import ndcg_at, recall_at, reciprocal_rank
@@ -367,7 +367,8 @@ class TunedRetrieval:
             raft_hits(one, settings.k, bool(keep)) for one, keep in zip(self.lookup.look(train), kept, strict=True)
         ]
         contexts = fitted_contexts(self.context, renderer, train, shown)
-        fit = self.tuned.fit([example for example, _ in contexts], [example for example, _ in held_out])
+        learned, followed = ([example for example, _ in part] for part in (contexts, held_out))
+        fit = self.tuned.fit_parts([Part("", self.context.task, learned, followed, alike=False)])
         self.lookup.details["train_examples_with_their_answer"] = int(kept.sum())
         fit.details["rag"] = self.lookup.details
         return fit

@@ -103,6 +103,7 @@ class SetFit:
             measured={
                 "overfitting": tuned["overfitting"],
                 "forgetting": {"status": "not_applicable", "reason": "the model gives labels only; it writes no text"},
+                "memorization": {"status": "not_run", "reason": "pairs of texts were trained, so no text has a loss"},
             },
         )  # fmt: skip
 

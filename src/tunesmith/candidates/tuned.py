@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from tunesmith.tasks import Task
 if TYPE_CHECKING:
     import torch
 
+    from tunesmith.evaluate.memorization import Half
     from tunesmith.model.load import LanguageModel
     from tunesmith.train.batches import Order
     from tunesmith.train.loop import LoopSettings, TrainResult
@@ -32,16 +33,32 @@ VALIDATION_LIMIT = 128  # examples on which the loss is followed during training
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One data set of a training: its task and its examples; without validation examples where it is only replayed."""
+    """One data set of a training: its task and its examples; without validation examples where it is only replayed.
+
+    ``alike`` says whether training and validation examples were drawn, and are shown, in the same way.
+    """
 
     name: str
     task: Task
     train: Sequence[Example]
     validation: Sequence[Example]
+    alike: bool = True
+
+
+Fixed = tuple[Sequence[Any], Sequence[Any]]  # items of a fixed part of the training examples, and of validation
+
+
+class Untrained(NamedTuple):
+    """What the model said before training: losses of the fixed items, where it has any that mean something, and which
+    of the answers it recites."""
+
+    losses: list[np.ndarray] | None
+    halves: list[Half]
+    recited: list[bool]
 
 
 class Tuned:
-    """Trains, keeps the best checkpoint, saves it, and measures overfitting and forgetting."""
+    """Trains, keeps the best checkpoint, saves it, and measures overfitting, forgetting and memorised data."""
 
     def __init__(self, context: Context, candidate_id: str, folder: Path) -> None:
         self.context, self.id, self.folder = context, candidate_id, folder
@@ -109,6 +126,9 @@ class Tuned:
         self.folder.mkdir(parents=True, exist_ok=True)
         if probe is not None:
             probe(lm, attached, objective, learned)
+        order_of_all = np.random.default_rng([config.seed, 4]).permutation(len(items))
+        fixed = [items[i] for i in order_of_all[:FIXED_SUBSET]], held_out[:FIXED_SUBSET]
+        untrained = self._untrained(lm, objective, parts, fixed)
         result = run_loop(
             attached.model, attached.trainable, objective, items, [item for _, item in watched], settings, self.folder,
             paces=attached.paces, order=_order(OBJECTIVES[kind], learned, order),
@@ -124,9 +144,11 @@ class Tuned:
         lm.model.eval()
         self._save(attached, lm, parts)
         self._trained = lm
+        losses = self._losses(lm, objective, fixed, "overfitting")
         measured = {
-            "overfitting": self._overfitting(lm, objective, items, held_out, result, OBJECTIVES[kind].loss_unit),
+            "overfitting": self._overfitting(losses, result, OBJECTIVES[kind].loss_unit),
             "forgetting": self._forgetting(lm, held_out, base),
+            "memorization": self._memorization(lm, fixed, losses, untrained),
         }
         if (told := OBJECTIVES[kind].measured) is not None:
             rng = np.random.default_rng([config.seed, 7])
@@ -203,25 +225,21 @@ class Tuned:
         kl = measure.kl_to_base(base[1], measure.answer_log_probabilities(lm, held_out), rng)
         return measure.forgetting(base[0], scores, kl, rng)
 
-    def _overfitting(
-        self,
-        lm: LanguageModel,
-        objective: Objective,
-        items: Sequence[Any],
-        held_out: Sequence[Any],
-        result: TrainResult,
-        unit: str,
-    ) -> dict[str, Any]:
-        from tunesmith.evaluate.overfitting import overfitting
-        from tunesmith.train.events import read_metrics
+    def _losses(self, lm: LanguageModel, objective: Objective, fixed: Fixed, what: str) -> list[np.ndarray]:
+        """Loss per unit of the fixed training examples and of the validation examples, as the model is now."""
         from tunesmith.train.loop import losses_and_units
 
-        order = np.random.default_rng([self.context.config.seed, 4]).permutation(len(items))[:FIXED_SUBSET]
         losses: list[np.ndarray] = []
-        for part in ([items[i] for i in order], held_out[:FIXED_SUBSET]):
-            self.context.listener(f"{self.id}: overfitting", len(losses), 2, {})
+        for part in fixed:
+            self.context.listener(f"{self.id}: {what}", len(losses), 2, {})
             sums, counts = losses_and_units(lm.model, objective, part)
             losses.append((sums / counts).numpy())
+        return losses
+
+    def _overfitting(self, losses: Sequence[np.ndarray], result: TrainResult, unit: str) -> dict[str, Any]:
+        from tunesmith.evaluate.overfitting import overfitting
+        from tunesmith.train.events import read_metrics
+
         curve = [(0, result.first_validation_loss)] + [
             (line["step"], line["validation_loss"])
             for line in read_metrics(self.folder / "metrics.jsonl")
@@ -229,6 +247,43 @@ class Tuned:
         ]
         rng = np.random.default_rng([self.context.config.seed, 5])
         return overfitting(losses[0], losses[1], curve, result.best_step, result.last_step, rng, unit)
+
+    def _untrained(
+        self, lm: LanguageModel, objective: Objective, parts: Sequence[Part], fixed: Fixed
+    ) -> Untrained | str:
+        """What memorised data is measured against, taken before training; or why it is not measured."""
+        from tunesmith.evaluate import memorization as measure
+        from tunesmith.model.generate import end_tokens
+
+        if self.context.config.memorization == "off":
+            return "switched off in the config (memorization: off)"
+        if len(parts) > 1 or not parts[0].alike:
+            return "training examples were not drawn or shown like validation examples, so they differ without training"
+        halves = measure.answer_halves(fixed[0], end_tokens(lm)) if lm.interface in measure.CONTINUING else []
+        has_ratio = lm.interface in measure.WITH_RATIO
+        losses = self._losses(lm, objective, fixed, "base on training examples") if has_ratio else None
+        return Untrained(losses, halves, measure.recited(lm, halves))
+
+    def _memorization(
+        self, lm: LanguageModel, fixed: Fixed, losses: Sequence[np.ndarray], untrained: Untrained | str
+    ) -> dict[str, Any]:
+        from tunesmith.evaluate import memorization as measure
+
+        if isinstance(untrained, str):
+            return {"status": "not_run", "reason": untrained}
+        self.context.listener(f"{self.id}: memorised data", 0, 0, {})
+        if untrained.losses is None:
+            found = measure.membership(-losses[0], -losses[1], "loss")
+        else:
+            found = measure.membership(untrained.losses[0] - losses[0], untrained.losses[1] - losses[1], "ratio")
+        if untrained.halves:
+            written = measure.extraction(untrained.recited, measure.recited(lm, untrained.halves))
+        elif lm.interface in measure.CONTINUING or max(item.units for item in fixed[0]) < measure.LONG_ANSWER:
+            written = measure.no_long_answer(len(fixed[0]))
+        else:
+            written = {"status": "not_run", "reason": f"{lm.interface} models are not asked to go on with an answer"}
+        own_file = self.context.config.data.validation is not None
+        return measure.memorization(found, written, measure.OWN_FILE if own_file else "")
 
     def _details(self, settings: LoopSettings, result: TrainResult) -> dict[str, Any]:
         import dataclasses

@@ -48,10 +48,14 @@ COSTED_PREDICTIONS = 10_000  # their time is added to training time when candida
 # on all stages at once.
 TUNED = ("tune/", "tune+rag/", "setfit/", "multi/", "after/", "joint/")
 # What a fine-tuned candidate must have been measured on, and what it can show, the worst last.
-GUARDRAILS = {"overfitting": ("none", "mild", "overfit"), "forgetting": ("none", "mild", "severe")}
+GUARDRAILS = {
+    "overfitting": ("none", "mild", "overfit"),
+    "forgetting": ("none", "mild", "severe"),
+    "memorization": ("none", "mild", "severe"),
+}
 # The worst that a choice may show. Overfitting excludes nothing: the weights kept are the best step's, and the test
-# examples have judged them.
-LIMITS = {"overfitting": "overfit", "forgetting": "mild"}
+# examples have judged them. How much may be remembered of training data depends on the data, so the user says.
+LIMITS = {"overfitting": "overfit", "forgetting": "mild", "memorization": "off"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tunesmith.measures.metrics import longest_common_subsequence
 from tunesmith.records import Interval
 
+VERBATIM = 50  # tokens in a row
+NEAR = 0.8  # ROUGE-L over tokens
 _Z = NormalDist().inv_cdf(0.975)
 
 
@@ -70,10 +73,30 @@ def true_positive_rate(members: ArrayLike, others: ArrayLike, false_positive_rat
     Source:
         Carlini et al. 2022, "Membership inference attacks from first principles", arXiv:2112.03570, section 3.
     """
+    return recognised(members, others, false_positive_rate)[0] / np.size(members)
+
+
+def recognised(members: ArrayLike, others: ArrayLike, false_positive_rate: float) -> tuple[int, int]:
+    """How many training examples, and how many others, lie above the threshold of ``true_positive_rate``."""
     a, b = np.asarray(members, dtype=np.float64), np.sort(np.asarray(others, dtype=np.float64))[::-1]
     allowed = math.floor(false_positive_rate * b.size + 1e-9)
     threshold = -math.inf if allowed >= b.size else b[allowed]
-    return float((a > threshold).mean())
+    return int((a > threshold).sum()), int((b > threshold).sum())
+
+
+def is_recited(text: Sequence[Hashable], source: Sequence[Hashable]) -> bool:
+    """Whether a text repeats its source: 50 tokens of it in a row, or 80 % by ROUGE-L over tokens.
+
+    Args:
+        text: Tokens of what was written.
+        source: Tokens of what stood in the training data, at least one.
+
+    Source:
+        Carlini et al. 2023, "Quantifying memorization across neural language models", arXiv:2202.07646, section 3,
+        for the 50 tokens.
+    """
+    overlap = 2 * longest_common_subsequence(text, source) / (len(text) + len(source))
+    return overlap >= NEAR or longest_match(text, source) >= VERBATIM
 
 
 def longest_match(text: Sequence[object], source: Sequence[object]) -> int:

@@ -10,7 +10,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -173,15 +173,15 @@ def rouge_l(prediction: str, target: str) -> float:
     return 2 * longest_common_subsequence(predicted, wanted) / (len(predicted) + len(wanted))
 
 
-def longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest sequence of words that stands in both, in order.
+def longest_common_subsequence(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
+    """Length of the longest sequence of words, or tokens, that stands in both, in order.
 
     Bit-parallel: one bit per word of ``a``, so that a text of b costs len(b) operations on integers.
 
     Source:
         Hyyrö 2004, "Bit-parallel LCS-length computation revisited".
     """
-    places: dict[str, int] = {}
+    places: dict[Hashable, int] = {}
     for i, word in enumerate(a):
         places[word] = places.get(word, 0) | 1 << i
     everything = (1 << len(a)) - 1

@@ -13,6 +13,7 @@ from tunesmith.candidates.prompt import NEAREST_COST, NEAREST_EXAMPLES
 from tunesmith.candidates.prompt_search import ROUND_EXAMPLES, ROUND_TOKENS
 from tunesmith.candidates.retrieval import RERANK_EXAMPLES
 from tunesmith.candidates.setfit import MOST_PAIRS, ROUNDS
+from tunesmith.candidates.tuned import FIXED_SUBSET
 from tunesmith.config import FORMAT_VERSION, Config
 from tunesmith.errors import HardwareError
 from tunesmith.measures.uncertainty import minimum_detectable_effect
@@ -217,6 +218,9 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
         seconds += test
     if config.forgetting == "quick":
         seconds += 2 * estimate.scoring_seconds(facts, 1, SCORED_TOKENS_QUICK)
+    if config.memorization == "quick":
+        fixed = min(FIXED_SUBSET, facts.train) + min(FIXED_SUBSET, facts.validation)
+        seconds += estimate.scoring_seconds(facts, fixed, facts.tokens_per_example - facts.prefix_tokens)
     tokens = config.train.micro_batch_tokens
     return seconds, estimate.training_bytes(facts, method.kind, method, tokens, 256)
 

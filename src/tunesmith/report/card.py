@@ -105,6 +105,8 @@ def _limits(candidate: Json, report: Json) -> str:
         )
     if forgetting.get("status") == "not_applicable":
         lines.append(f"- Forgetting does not apply: {forgetting.get('reason', 'the model writes no text')}.")
+    if (candidate.get("memorization") or {}).get("sentence"):
+        lines.append(f"- {candidate['memorization']['sentence']}")
     for _, part, reason in not_run({"candidates": [candidate]}):
         lines.append(f"- Not measured: {part}{f' ({reason})' if reason else ''}.")
     lines.append(

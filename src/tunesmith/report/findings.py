@@ -55,6 +55,7 @@ def key_findings(report: Json) -> list[str]:
         *_worth_of_tuning(report),
         *_forgetting(report),
         *_overfitting(report),
+        *_memorization(report),
         *_cut_answers(report),
         *_cost(report),
         *_data(report),
@@ -161,6 +162,15 @@ def _overfitting(report: Json) -> list[tuple[int, str]]:
         (3, f"{candidate['id']}: {part['sentence']}")
         for candidate in report["candidates"]
         if (part := candidate.get("overfitting") or {}).get("verdict") == "overfit"
+    ]
+
+
+def _memorization(report: Json) -> list[tuple[int, str]]:
+    """What was not measured stands under its own heading."""
+    return [
+        (3 if part["verdict"] == "severe" else 10, f"{candidate['id']}: {part['sentence']}")
+        for candidate in report["candidates"]
+        if (part := candidate.get("memorization") or {}).get("verdict") in ("mild", "severe")
     ]
 
 

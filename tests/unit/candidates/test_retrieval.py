@@ -99,6 +99,7 @@ def test_a_model_is_trained_with_what_was_found(context: Context, tmp_path: Path
     candidate = FAMILIES["tune+rag"].build(context, name, tmp_path / "run" / "candidates" / "tuned")
     fit = candidate.fit(asked[:8], asked[8:10])
     assert fit.tokens_trained > 0
+    assert "shown like validation examples" in fit.measured["memorization"]["reason"]
     assert 0 < fit.details["rag"]["train_examples_with_their_answer"] < 9
     predictions = candidate.predict(asked[10:])
     assert [(p.example_id, p.candidate) for p in predictions] == [(e.id, name) for e in asked[10:]]

@@ -93,6 +93,7 @@ def test_texts_of_one_label_come_to_lie_together(
     assert fit.measured["overfitting"]["validation_loss"] == pytest.approx(min(losses))
     assert "nats" not in fit.measured["overfitting"]["sentence"]
     assert fit.measured["forgetting"]["status"] == "not_applicable"
+    assert fit.measured["memorization"]["status"] == "not_run"
 
     saved = tmp_path / "one" / ENCODER
     tuned, plain = load_encoder(resolve_model(str(saved))), load_encoder(resolve_model(str(encoder)))

@@ -323,6 +323,11 @@ def test_what_excludes_a_candidate_and_what_is_unknown(change, vetoes, unmeasure
         ({"forgetting": "off"}, {"forgetting": {"status": "not_run", "reason": "off"}}, (), ()),
         ({"overfitting": "mild"}, {"overfitting": {"verdict": "overfit"}}, ("its overfitting is overfit",), ()),
         ({"overfitting": "none"}, {"overfitting": None}, (), ("overfitting",)),
+        ({"memorization": "mild"}, {"memorization": {"verdict": "severe"}}, ("its memorization is severe",), ()),
+        ({"memorization": "mild"}, {"memorization": {"verdict": "mild", "status": "ok"}}, (), ()),
+        ({"memorization": "severe"}, {}, (), ("memorization",)),
+        ({"memorization": "severe"}, {"memorization": {"status": "not_run", "verdict": "none"}}, (), ("memorization",)),
+        ({"memorization": "severe"}, {"memorization": {"status": "not_applicable"}}, (), ("memorization",)),
     ],
 )
 def test_the_user_sets_the_worst_that_a_choice_may_show(limits, measured, vetoes, unmeasured):

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from tunesmith.measures.memorization import exposure, longest_match, membership_auc, true_positive_rate
+from tunesmith.measures.memorization import (
+    exposure,
+    is_recited,
+    longest_match,
+    membership_auc,
+    recognised,
+    true_positive_rate,
+)
 
 
 def test_golden_values_of_exposure():
@@ -48,3 +55,28 @@ def test_identical_scores_tell_nothing():
 )
 def test_longest_match(text, source, length):
     assert longest_match(text, source) == length
+
+
+def test_recognised_counts_stand_for_their_rates():
+    rng = np.random.default_rng(3)
+    members, others = rng.normal(1, 1, 150), rng.normal(0, 1, 160)
+    true, false = recognised(members, others, 0.01)
+    assert false == 1  # 1 % of 160
+    assert true == int((members > np.sort(others)[-2]).sum())
+    assert true / 150 == true_positive_rate(members, others, 0.01)
+    assert recognised(members, others, 0.001) == (int((members > others.max()).sum()), 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "recited"),
+    [
+        (range(20), range(20), True),
+        ([*range(16), *range(90, 94)], range(20), True),  # ROUGE-L 0.8
+        ([*range(15), *range(90, 95)], range(20), False),
+        ([*range(50), *range(900, 930)], range(64), True),  # 50 in a row, ROUGE-L below
+        ([*range(49), *range(900, 931)], range(64), False),
+        ([], range(20), False),
+    ],
+)
+def test_what_counts_as_recited(text, source, recited):
+    assert is_recited(list(text), list(source)) is recited

@@ -15,6 +15,7 @@ from tunesmith.measures.uncertainty import (
     mean_standard_error,
     minimum_detectable_effect,
     paired_bootstrap,
+    paired_shares,
     required_items,
     wilson_interval,
 )
@@ -202,3 +203,22 @@ def test_the_detectable_effect_is_detected_four_times_in_five():
         mcnemar(int(np.sum(a > b)), int(np.sum(b > a)))[1] < 0.05 for a, b in simulated(2000, items, effect, rng)
     )
     assert 0.77 <= detected / 2000 <= 0.85
+
+
+def test_paired_shares_are_newcombes_and_have_a_width_where_nothing_differs():
+    found = paired_shares(36, 12, 2, 50)
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0569, 0.3404), abs=5e-5)
+    turned = paired_shares(36, 2, 12, 50)
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
+    for both in (0, 50):
+        same = paired_shares(both, 0, 0, 50)
+        assert same.value == 0
+        assert -0.08 < same.low < 0 < same.high < 0.08
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.1, 0.0), (0.02, 0.3, 0.01), (0.2, 0.1, 0.1)])
+def test_paired_shares_hold_the_truth_as_often_as_they_say(shares, rng):
+    counts = rng.multinomial(50, [*shares, 1 - sum(shares)], size=2000)
+    truth = shares[1] - shares[2]
+    held = [(found := paired_shares(b, x, y, 50)).low <= truth <= found.high for b, x, y, _ in counts.tolist()]
+    assert np.mean(held) >= 0.93

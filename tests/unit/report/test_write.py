@@ -5,10 +5,12 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import yaml
 
 from tunesmith.errors import EvaluationError, NotFoundError, RunError
+from tunesmith.evaluate.memorization import extraction, membership, memorization
 from tunesmith.report.findings import headline, key_findings
 from tunesmith.report.write import write_report
 from tunesmith.run import read_examples, read_json, read_predictions, write_json, write_predictions
@@ -71,6 +73,25 @@ def test_a_guardrail_of_the_user_excludes_by_name(tmp_path):
     with_config(run, guardrails={"forgetting": "none", "overfitting": "off"})
     forgot = next(c for c in write_report(run)["candidates"] if (c["forgetting"] or {}).get("verdict") == "mild")
     assert f"{forgot['id']} is excluded: its forgetting is mild" in write_report(run)["verdict"]["reason"]
+
+
+def test_memorised_data_is_a_finding_a_section_a_line_of_the_card_and_a_veto_where_asked(tmp_path):
+    members, others = np.arange(30.0) + 25, np.arange(30.0)
+    part = memorization(membership(members, others, "ratio"), extraction([False] * 30, [True] * 9 + [False] * 21))
+    assert part["verdict"] == "severe"
+    run = build_run(tmp_path / "recited", test=300)
+    file = run.candidate(FULL) / "evaluation.json"
+    write_json(file, {**read_json(file), "memorization": part})
+    report = write_report(run)
+    assert f"{FULL}: {part['sentence']}" in key_findings(report)
+    assert "in 9 of 30 cases, the base model in 0" in part["sentence"]
+    page = html.unescape(run.html_file.read_text())
+    for shown in ("<h2>Memorised training data</h2>", part["sentence"], "AUC, telling by how much training lowered"):
+        assert shown in page
+    assert f"- {part['sentence']}" in (run.candidate(FULL) / "model" / "README.md").read_text()
+    assert "memorization is severe" not in report["verdict"]["reason"]
+    with_config(run, guardrails={"memorization": "mild"})
+    assert f"{FULL} is excluded: its memorization is severe" in write_report(run)["verdict"]["reason"]
 
 
 def test_the_page_shows_prompt_rule_of_thumb_and_what_losses_are_in(finished, tmp_path):
