@@ -32,8 +32,8 @@ GROUPS = (
     ("method, kind: gradual", "Gradual", "Short form: `method: gradual`."),
     ("train", "Train", "How training goes. What is left out is chosen by the plan, which says why."),
     ("budget", "Budget", "Bounds the epochs that the plan chooses; a `train.epochs` that you write stands."),
-    ("guardrails", "Guardrails", "The worst that a fine-tuned candidate may show and still be chosen; one beyond it is "
-     "excluded by name, one that was not measured is never called certain."),
+    ("guardrails", "Guardrails", "The worst that a fine-tuned candidate (of bias, any) may show and still be "
+     "chosen; one beyond it is excluded by name, one that was not measured is never called certain."),
     ("prices", "Prices", "With them, the report says what each candidate costs in money."),
     ("rag", "Rag", "Documents for task generation: candidates that look answers up in them."),
     ("tasks: several at once", "TaskPart", "Instead of `task` and `data`, a mapping of names to tasks, each with its "

@@ -171,6 +171,11 @@ class Data(Settings):
         "images/{id}.png.",
     )
     group: str | None = Field(None, description="Column naming what rows share; groups never straddle splits.")
+    sensitive: tuple[str, ...] = Field(
+        (),
+        description="Column with the group of the people (such as gender), or a list of them: bias of a classification "
+        "is measured by it; shown to no model unless it is an input too.",
+    )
     policy: Literal["strict", "skip"] = Field("strict", description="Refuse a file with bad rows, or skip them.")
     train_limit: int | None = Field(None, gt=0, description="Use at most this many training examples.")
     validation_size: float | None = Field(None, gt=0, description="Share (<1) or number of examples; default 0.1.")
@@ -179,7 +184,12 @@ class Data(Settings):
         "refuse", description="What happens to an example longer than max_length tokens."
     )
 
-    @field_validator("columns")
+    @field_validator("sensitive", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("columns", "sensitive")
     @classmethod
     def _names_differ(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(names)) != len(names):
@@ -225,7 +235,7 @@ class Budget(Settings):
 
 
 class Guardrails(Settings):
-    """The worst that a chosen fine-tuned candidate may show; ``off``: it need not even be measured."""
+    """The worst that a choice may show, fine-tuned or, of bias, any; ``off``: it need not even be measured."""
 
     forgetting: Literal["none", "mild", "severe", "off"] = Field(
         "mild", description="The worst forgetting of a choice; off: it need not be measured."
@@ -238,7 +248,13 @@ class Guardrails(Settings):
         description="The worst memorisation of training data by a choice; off: it is reported, and excludes none.",
     )
 
-    @field_validator("forgetting", "overfitting", "memorization", mode="before")
+    bias: Literal["off"] | Annotated[float, Field(ge=0, lt=1)] = Field(
+        "off",
+        description="How far a choice may widen the labels' gap between groups, as a share (0.05: 5 points); needs "
+        "data.sensitive.",
+    )
+
+    @field_validator("forgetting", "overfitting", "memorization", "bias", mode="before")
     @classmethod
     def _yaml_reads_off_as_false(cls, value: Any) -> Any:
         return "off" if value is False else value

@@ -13,8 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from tunesmith.config import Config, Data, parse_config
 from tunesmith.config import Task as TaskSettings
+from tunesmith.data.audit import audit_groups
 from tunesmith.data.split import labels_of
 from tunesmith.errors import ConfigError, DataError, ModelError
+from tunesmith.evaluate.bias import bias_of_candidates
 from tunesmith.evaluate.compare import choose, compare_all, read_contender
 from tunesmith.records import Example, Prediction
 from tunesmith.report.runs import compare_runs
@@ -66,6 +68,11 @@ def recheck(folder: Path | str) -> Json:
         }
         differences = [d for name, answers in stored.items() for d in _not_of(test, name, answers)]
         again = {name: measure(task, answers, config.seed) for name, answers in stored.items()}
+        sensitive = config.data.sensitive
+        train = read_examples(run.split("train")) if sensitive else ()
+        if sensitive:
+            for name, found in bias_of_candidates(stored, train, sensitive, task.kind, config.seed).items():
+                again[name]["bias"] = found
         candidates = [c | again.get(c["id"], {}) for c in report["candidates"]]
         comparisons = compare_all(stored, task.metric, np.random.default_rng(config.seed))
         contenders = [read_contender(c, task.metric, config.guardrails.model_dump()) for c in candidates]
@@ -76,6 +83,8 @@ def recheck(folder: Path | str) -> Json:
             ("comparisons", report["comparisons"], [c.to_json() for c in comparisons]),
             ("verdict", report["verdict"], verdict.to_json()),
         ]
+        if sensitive:
+            pairs.append(("data.bias", report["data"]["bias"], audit_groups(train, sensitive)))
         compared = [leaf for pair in pairs for leaf in _leaves(*pair)]
         differences += [
             {"where": where, "reported": old, "recomputed": new} for where, old, new in compared if not _same(old, new)
@@ -89,8 +98,8 @@ def recheck(folder: Path | str) -> Json:
 
 def _not_of(test: Sequence[Example], name: str, predictions: Sequence[Prediction]) -> list[Json]:
     """Where predictions are not those of the test split."""
-    expected = [(example.id, example.answer) for example in test]
-    found = [(p.example_id, p.target) for p in predictions]
+    expected = [(example.id, example.answer, example.sensitive) for example in test]
+    found = [(p.example_id, p.target, p.sensitive) for p in predictions]
     if expected == found:
         return []
     wrong = sum(a != b for a, b in zip(expected, found, strict=False)) + abs(len(expected) - len(found))

@@ -33,7 +33,8 @@ class Example:
 
     Some have more: ``rejected`` is the worse answer's turns, where ``messages`` end with the better one; ``image``
     the absolute path of an image file and ``image_hash`` the first 16 hexadecimal digits of its sha256;
-    ``columns`` the cells of a table's row (missing: None), of which ``text`` is the rendering.
+    ``columns`` the cells of a table's row (missing: None), of which ``text`` is the rendering; ``sensitive`` column and
+    group of each sensitive attribute that is known, which no model is shown and no id holds.
     """
 
     source: str
@@ -45,6 +46,7 @@ class Example:
     image: str | None = None
     columns: tuple[tuple[str, str | float | None], ...] = ()
     image_hash: str | None = None
+    sensitive: tuple[tuple[str, str], ...] = ()
 
     @property
     def id(self) -> str:
@@ -95,7 +97,7 @@ class Prediction:
     ``prediction`` and ``target`` are the label or the text; ``score`` is the task's metric for this item in
     [0, 1]; ``nll`` is the mean negative log-likelihood of the target in nats per token, where the candidate
     has one; ``probabilities`` are those of the labels in the task's order; ``truncated`` marks an answer that
-    was cut at the token limit.
+    was cut at the token limit; ``sensitive`` are the example's.
     """
 
     example_id: str
@@ -111,6 +113,7 @@ class Prediction:
     completion_tokens: int = 0
     truncated: bool = False
     text: str = ""
+    sensitive: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

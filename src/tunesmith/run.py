@@ -298,9 +298,14 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
     write_table(path, [
         {"id": e.id, "source": e.source, "text": e.text, "label": e.label, "group": e.group,
          "messages": _turns(e.messages), "rejected": _turns(e.rejected), "image": e.image,
-         "image_hash": e.image_hash, "columns": json.dumps(e.columns, ensure_ascii=False)}
+         "image_hash": e.image_hash, "columns": json.dumps(e.columns, ensure_ascii=False),
+         "sensitive": _pairs(e.sensitive)}
         for e in examples
     ])  # fmt: skip
+
+
+def _pairs(pairs: tuple[tuple[str, str], ...]) -> str:
+    return json.dumps(dict(pairs), ensure_ascii=False)
 
 
 def _turns(messages: tuple[Message, ...]) -> str:
@@ -321,6 +326,7 @@ def read_examples(path: Path) -> tuple[Example, ...]:
             row.get("image"),
             tuple((name, value) for name, value in json.loads(row.get("columns") or "[]")),
             row.get("image_hash"),
+            tuple(json.loads(row.get("sensitive") or "{}").items()),
         )
         if example.id != row["id"]:
             raise RunError(f"{path}: example {row['id']} was changed after the split. Start the run again.")
@@ -329,7 +335,7 @@ def read_examples(path: Path) -> tuple[Example, ...]:
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
-    write_table(path, [asdict(p) for p in predictions])
+    write_table(path, [asdict(p) | {"sensitive": _pairs(p.sensitive)} for p in predictions])
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -337,4 +343,5 @@ def read_predictions(path: Path) -> list[Prediction]:
     for row in rows:
         if row["probabilities"] is not None:
             row["probabilities"] = tuple(row["probabilities"])
+        row["sensitive"] = tuple(json.loads(row.get("sensitive") or "{}").items())
     return [Prediction(**row) for row in rows]

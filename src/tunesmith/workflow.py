@@ -42,7 +42,6 @@ from tunesmith.tasks import Task, build_task
 
 SHOWN_PACKAGES = ("tunesmith", "torch", "transformers", "peft", "scikit-learn", "numpy")
 SLOWEST_CORE = 20e9  # FLOP/s in float32 of an AVX2 core at 1.5 GHz or so: less was measured, the machine was busy
-NOT_MEASURED = {"bias": {"status": "not_run", "reason": "not part of this version"}}
 
 
 def silent(stage: str, done: float, total: float, values: dict[str, Any]) -> None:
@@ -333,7 +332,7 @@ def evaluate_candidate(
         if isinstance(error, RunError):  # the disk, not the candidate
             raise
         entry |= {"status": "failed", "reason": str(error), "metrics": {}}
-    write_json(folder / "evaluation.json", {**entry, "peak_memory_bytes": peak_memory_bytes(), **NOT_MEASURED})
+    write_json(folder / "evaluation.json", {**entry, "peak_memory_bytes": peak_memory_bytes()})
 
 
 def measure(task: Task, predictions: Sequence[Prediction], seed: int) -> dict[str, Any]:

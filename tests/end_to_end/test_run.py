@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tunesmith
-from end_to_end.projects import TINY, call, read_strictly, settings, write_project
+from end_to_end.projects import TINY, build_encoder, call, read_strictly, sentences, settings, write_project
 from tunesmith.measures.metrics import token_f1
 
 LORA, FULL = "tune/tiny_llama/lora", "tune/tiny_llama/full"
@@ -291,3 +292,54 @@ def test_a_table_is_always_compared_with_boosting(tmp_path: Path) -> None:
     assert "age: 20" in json.dumps(
         [e["text"] for e in pq.read_table(tmp_path / "run/splits/train.parquet").to_pylist()]
     )
+
+
+def test_bias_is_measured_by_a_group_that_no_model_sees(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    rows = [(text, label, "woman" if rng.random() < (0.7 if label == "yes" else 0.3) else "man")
+            for text, label in sentences(200)]  # fmt: skip
+    (tmp_path / "data.csv").write_text("text,label,gender\n" + "".join(",".join(row) + "\n" for row in rows))
+    config = write_project(
+        tmp_path, data={"sensitive": "gender", "test_size": 100}, guardrails={"bias": 0.9},
+        candidates=["baseline", "prompt", "embedding", "tune"], encoder=[str(build_encoder(tmp_path / "encoder"))],
+    )  # fmt: skip
+    run = tmp_path / "run"
+    result = call("run", config, "--out", run, "-q")
+    assert result.code == 0, result.err
+    report = read_strictly(run / "report.json")
+    entries = {c["id"]: c for c in report["candidates"]}
+    for name, entry in entries.items():
+        part = entry["bias"]["columns"]["gender"]
+        assert (entry["bias"]["status"], part["n"]) == ("ok", 100), name
+        assert part["against_base"]["status"] == ("ok" if name.startswith("tune/") else "not_run")
+    gap = entries["baseline/majority"]["bias"]["columns"]["gender"]["labels"]["yes"]
+    assert gap["gap"]["value"] == 0
+    assert gap["amplification"]["value"] == -gap["label_gap"]["value"] < 0
+    assert report["data"]["bias"]["status"] == "ok"
+    assert any(f["check"] == "group_and_label" for f in report["data"]["findings"])
+    assert "bias" not in report["verdict"]["reason"]  # it was measured, and nothing is near the limit
+    page = (run / "report.html").read_text()
+    assert "Bias between groups" in page
+    assert "Labels by gender" in page
+    assert "- Bias: " in next(run.glob("candidates/tune__*/adapter/README.md")).read_text()
+
+    shown = json.dumps([c.get("details") for c in report["candidates"]]) + call("data", "preview", config, "-n", 3).out
+    assert "woman" not in shown
+    for part in ("train", "test"):
+        assert all("man" not in row["text"] for row in pq.read_table(run / f"splits/{part}.parquet").to_pylist())
+    predictions = pq.read_table(run / "candidates/baseline__majority/predictions.parquet").to_pylist()
+    assert {json.loads(row["sensitive"])["gender"] for row in predictions} == {"woman", "man"}
+
+    again = call("evaluate", run, "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["equal"]
+
+
+def test_a_limit_on_bias_that_was_not_measured_is_not_passed(tmp_path: Path) -> None:
+    config = write_project(tmp_path, guardrails={"bias": 0.05}, candidates=["baseline", "prompt"])
+    assert call("run", config, "--out", tmp_path / "run", "-q").code == 0
+    report = read_strictly(tmp_path / "run" / "report.json")
+    assert {c["bias"]["reason"] for c in report["candidates"]} == {"no data.sensitive"}
+    assert report["data"]["bias"] == {"status": "not_run", "reason": "no data.sensitive"}
+    assert not report["verdict"]["confident"]
+    assert "Its bias was not measured." in report["verdict"]["reason"]

@@ -20,6 +20,7 @@ ALL = Example(
     image="/a/0.png",
     columns=(("age", 0.1 + 0.2), ("job", "none, “so far”"), ("pay", None)),
     image_hash="0123456789abcdef",
+    sensitive=(("gender", "female"), ("born", "“before” 1970")),
 )
 
 
@@ -41,6 +42,12 @@ def test_each_field_that_is_content_changes_the_id_and_what_is_shown_the_prompt_
     assert shown == {"rejected": False, "image": True, "columns": True, "no columns": True}
 
 
+def test_a_sensitive_group_is_no_content() -> None:
+    """Whoever measures bias splits the data as before."""
+    unknown = replace(ALL, sensitive=())
+    assert (unknown.id, unknown.prompt_key) == (ALL.id, ALL.prompt_key)
+
+
 def test_where_an_image_lies_changes_nothing() -> None:
     moved = replace(ALL, image="/b/1.png")
     assert (moved.id, moved.prompt_key) == (ALL.id, ALL.prompt_key)
@@ -56,7 +63,7 @@ def test_a_split_keeps_examples_as_they_are(tmp_path: Path) -> None:
 def test_a_split_from_before_these_fields_can_be_read(tmp_path: Path) -> None:
     example = Example("x:2", TURNS, group="g")
     write_examples(tmp_path / "new.parquet", [example])
-    new = ("rejected", "image", "image_hash", "columns")
+    new = ("rejected", "image", "image_hash", "columns", "sensitive")
     rows = [{key: row[key] for key in row if key not in new} for row in read_table(tmp_path / "new.parquet")]
     assert json.loads(rows[0]["messages"])[0]["content"] == "hi"
     write_table(tmp_path / "old.parquet", rows)

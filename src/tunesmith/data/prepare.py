@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tunesmith.config import Data
+from tunesmith.data.audit import audit_findings, audit_groups
 from tunesmith.data.read import ReadResult, read_examples
 from tunesmith.data.read.formats import LABELLED
 from tunesmith.data.split import labels_of, limit_train, split_examples
@@ -16,7 +17,7 @@ from tunesmith.sources import resolve_files
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The splits, what each file held, and all findings (those of reading, then those of splitting)."""
+    """The splits, what each file held, and all findings (of reading, of splitting, of groups and labels)."""
 
     split: Split
     files: dict[str, ReadResult]
@@ -74,7 +75,8 @@ def prepare_data(data: Data, task_kind: str, seed: int) -> Prepared:
         kept = limit_train(split.train, data.train_limit, stratify, task_kind)
         split = Split(kept, split.validation, split.test, split.findings)
     found = tuple(finding for result in files.values() for finding in result.findings)
-    return Prepared(split, files, found + split.findings, task_kind)
+    of_groups = tuple(audit_findings(audit_groups(split.train, data.sensitive)))
+    return Prepared(split, files, found + split.findings + of_groups, task_kind)
 
 
 def read_source(
@@ -94,6 +96,7 @@ def read_source(
         label=data.label,
         group=data.group,
         image=data.image,
+        sensitive=data.sensitive,
         columns=data.columns,
         template=data.template,
         policy=data.policy,

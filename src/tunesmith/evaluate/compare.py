@@ -55,7 +55,7 @@ GUARDRAILS = {
 }
 # The worst that a choice may show. Overfitting excludes nothing: the weights kept are the best step's, and the test
 # examples have judged them. How much may be remembered of training data depends on the data, so the user says.
-LIMITS = {"overfitting": "overfit", "forgetting": "mild", "memorization": "off"}
+LIMITS: dict[str, str | float] = {"overfitting": "overfit", "forgetting": "mild", "memorization": "off", "bias": "off"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,13 +261,14 @@ def standing(comparison: Mapping[str, Any]) -> Literal["better", "worse", "even"
 
 
 # ── the verdict ──────────────────────────────────────────────────────────────────────────────────────────
-def read_contender(evaluation: Mapping[str, Any], metric: str, limits: Mapping[str, str] = LIMITS) -> Contender:
+def read_contender(evaluation: Mapping[str, Any], metric: str, limits: Mapping[str, str | float] = LIMITS) -> Contender:
     """What the verdict needs of a candidate's ``evaluation.json``.
 
     A candidate that failed or lacks the metric is vetoed. A fine-tuned one (``TUNED``) is vetoed when a
     guardrail's verdict is worse than its limit; a guardrail that was not run, or says a word unknown here, is
     unmeasured and never counts as passed. Forgetting that is ``not_applicable``, because the model writes no text,
-    passes. ``limits`` are the worst verdict allowed of each guardrail; ``off`` asks nothing of it.
+    passes. ``limits`` are the worst verdict allowed of each guardrail; ``off`` asks nothing of it. That of bias is a
+    number and holds for every candidate: one whose amplification has a lower bound above it is vetoed.
     """
     name = str(evaluation["id"])
     value = evaluation.get("metrics", {}).get(metric, {}).get("value")
@@ -286,10 +287,20 @@ def read_contender(evaluation: Mapping[str, Any], metric: str, limits: Mapping[s
             said = None if part.get("status") == "not_run" else part.get("verdict")
             if said not in severities:
                 unmeasured.append(guardrail)
-            elif severities.index(said) > severities.index(limit):
+            elif severities.index(said) > severities.index(str(limit)):
                 vetoes.append(f"its {guardrail} is {said}")
             elif said == "overfit":
                 cautions.append(f"training of {name} went on past its best step, whose weights were kept")
+    if limits["bias"] != "off":
+        bias = evaluation.get("bias") or {}
+        found = bias.get("amplification")
+        if found is not None and found["low"] > float(limits["bias"]):
+            vetoes.append(
+                f"it widens the gap between groups of '{found['column']}' by {100 * found['value']:.1f} points, at "
+                f"least {100 * found['low']:.1f}"
+            )
+        elif found is None or bias.get("status") != "ok":
+            unmeasured.append("bias")
     cost = candidate_cost(evaluation.get("train_seconds"), evaluation.get("seconds_per_example"))
     baseline = bool(evaluation.get("baseline"))
     return Contender(name, value, cost, baseline, tuple(vetoes), tuple(unmeasured), tuple(cautions))

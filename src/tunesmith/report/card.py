@@ -94,6 +94,8 @@ def _limits(candidate: Json, report: Json) -> str:
     lines = []
     if (candidate.get("overfitting") or {}).get("sentence"):
         lines.append(f"- {candidate['overfitting']['sentence']}")
+    if (candidate.get("bias") or {}).get("sentence"):
+        lines.append(f"- Bias: {candidate['bias']['sentence']}")
     forgetting = candidate.get("forgetting") or {}
     for suite, s in forgetting.get("suites", {}).items():
         if s.get("status") == "not_run":

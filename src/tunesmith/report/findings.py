@@ -56,6 +56,7 @@ def key_findings(report: Json) -> list[str]:
         *_forgetting(report),
         *_overfitting(report),
         *_memorization(report),
+        *_bias(report),
         *_cut_answers(report),
         *_cost(report),
         *_data(report),
@@ -174,6 +175,16 @@ def _memorization(report: Json) -> list[tuple[int, str]]:
     ]
 
 
+def _bias(report: Json) -> list[tuple[int, str]]:
+    """Of the choice always, of others where it is amplified beyond chance."""
+    return [
+        (4 if bias["amplification"]["low"] > 0 else 11, f"{c['id']}: {bias['sentence']}")
+        for c in report["candidates"]
+        if (bias := c.get("bias") or {}).get("amplification")
+        and (bias["amplification"]["low"] > 0 or c["id"] == report["verdict"]["choice"])
+    ]
+
+
 def _cut_answers(report: Json) -> list[tuple[int, str]]:
     return [
         (
@@ -250,8 +261,9 @@ def _failures(report: Json) -> list[tuple[int, str]]:
 def _signed(value: float, unit: str | None) -> str:
     if unit and "nat" in unit:
         return f"{value:+.3f} {unit}".replace("-", "−")
-    return f"{_points(value)} points"
+    return f"{points(value)} points"
 
 
-def _points(value: float) -> str:
+def points(value: float) -> str:
+    """A difference of shares in points, with its sign."""
     return f"{100 * value:+.1f}".replace("-", "−")

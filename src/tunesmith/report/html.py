@@ -128,7 +128,7 @@ def render_page(template: str, filters: Mapping[str, Callable[[Any], str]], **va
     environment.filters["tabular"] = tabular
     environment.filters |= {
         "seconds": seconds, "memory": memory, "count": count, "short": short_count,
-        "score": score, "text": plain, "money": money, **filters,
+        "score": score, "text": plain, "money": money, "points": findings.points, **filters,
     }  # fmt: skip
     page: str = environment.get_template(template).render(
         style=Markup(style), style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(), **values

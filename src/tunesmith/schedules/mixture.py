@@ -30,7 +30,6 @@ from tunesmith.run import Run, read_examples, read_json, read_predictions, write
 from tunesmith.tasks import Task
 from tunesmith.train.batches import Mixed
 from tunesmith.workflow import (
-    NOT_MEASURED,
     evaluate_candidate,
     fitted,
     is_evaluated,
@@ -206,7 +205,7 @@ def _evaluate_together(
             predictions = tuned.predict_for(part.task, read_examples(run.split("test")))
             write_predictions(run.candidate(candidate_id) / "predictions.parquet", predictions)
             entry |= measure(part.task, predictions, config.seed)
-        entry |= {"peak_memory_bytes": peak_memory_bytes(), **NOT_MEASURED}
+        entry["peak_memory_bytes"] = peak_memory_bytes()
         write_json(run.candidate(candidate_id) / "evaluation.json", entry)
 
 

@@ -42,7 +42,7 @@ from tunesmith.schedules.stages_report import report_stages, stage_answers
 from tunesmith.sources import resolve_model
 from tunesmith.sources.cache import file_sha256
 from tunesmith.train.batches import Mixed
-from tunesmith.workflow import NOT_MEASURED, evaluate_candidate, fitted, is_evaluated, measure, start
+from tunesmith.workflow import evaluate_candidate, fitted, is_evaluated, measure, start
 
 if TYPE_CHECKING:
     from tunesmith.model.load import LanguageModel
@@ -162,7 +162,7 @@ class _Sequence:
                 raise
             for place in self._waiting(joint):
                 entry = {"id": joint, "baseline": False, "status": "failed", "reason": str(error), "metrics": {}}
-                write_json(place.run.candidate(joint) / "evaluation.json", {**entry, **NOT_MEASURED})
+                write_json(place.run.candidate(joint) / "evaluation.json", entry)
 
     def _start_of(self, k: int) -> tuple[str, Path | None, Json]:
         """The model that stage ``k`` loads, the adapter it goes on with, and both for the record."""
@@ -280,7 +280,7 @@ class _Sequence:
         judged = {"status": "ok", **measure(place.task, predictions, self.config.seed)}
         memory = entry.get("peak_memory_bytes") or peak_memory_bytes()
         write_json(folder / "evaluation.json", {
-            "id": candidate_id, **entry, **judged, "peak_memory_bytes": memory, **NOT_MEASURED,
+            "id": candidate_id, **entry, **judged, "peak_memory_bytes": memory,
         })  # fmt: skip
 
     def _after_entry(self, k: int) -> Json:

@@ -121,7 +121,7 @@ class ClassificationTask:
                 example.id, candidate, best, target, float(best == target),
                 nll=-float(row[self.labels.index(target)]) if target in self.labels else None,
                 probabilities=tuple(float(p) for p in np.exp(row)), cluster=example.group, prompt_tokens=count,
-                text=example.text or "",
+                text=example.text or "", sensitive=example.sensitive,
             ))  # fmt: skip
         return _timed(predictions, seconds)
 
@@ -151,7 +151,7 @@ class ClassificationTask:
             example.id, candidate, best, target, float(best == target),
             nll=float(means[self.labels.index(target)]) if target in self.labels else None,
             probabilities=tuple(float(p) for p in probabilities), cluster=example.group,
-            prompt_tokens=prompt_tokens, completion_tokens=0, text=example.text or "",
+            prompt_tokens=prompt_tokens, completion_tokens=0, text=example.text or "", sensitive=example.sensitive,
         )  # fmt: skip
 
     def calibrated(self, predictions: Sequence[Prediction], prior: Sequence[float]) -> list[Prediction]:
@@ -170,11 +170,14 @@ class ClassificationTask:
         """Predictions from labels that something else than a language model gave."""
         return _timed(
             [
-                Prediction(e.id, candidate, a, e.label or "", float(a == e.label), cluster=e.group, text=e.text or "")
+                Prediction(
+                    e.id, candidate, a, e.label or "", float(a == e.label), cluster=e.group, text=e.text or "",
+                    sensitive=e.sensitive,
+                )
                 for e, a in zip(examples, answers, strict=True)
             ],
             seconds,
-        )
+        )  # fmt: skip
 
 
 def build_classification(

@@ -335,6 +335,26 @@ def test_the_user_sets_the_worst_that_a_choice_may_show(limits, measured, vetoes
     assert (read.vetoes, read.unmeasured) == (vetoes, unmeasured)
 
 
+@pytest.mark.parametrize(
+    ("bias", "vetoed", "unmeasured"),
+    [
+        ({"status": "ok", "amplification": {"column": "sex", "value": 0.09, "low": 0.051}}, True, ()),
+        ({"status": "ok", "amplification": {"column": "sex", "value": 0.09, "low": 0.05}}, False, ()),
+        ({"status": "not_run", "reason": "a column is small", "amplification": {"column": "sex", "value": 0.2,
+          "low": 0.1}}, True, ()),
+        ({"status": "not_run", "reason": "a column is small", "amplification": {"column": "sex", "value": 0.0,
+          "low": -0.1}}, False, ("bias",)),
+        ({"status": "not_run", "reason": "no data.sensitive"}, False, ("bias",)),
+        (None, False, ("bias",)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["tune/tiny/lora", "embedding/minilm-l6"])
+def test_a_limit_on_bias_holds_for_every_candidate_and_is_never_passed_unmeasured(name, bias, vetoed, unmeasured):
+    read = read_contender(TUNED | {"id": name, "bias": bias}, "accuracy", LIMITS | {"bias": 0.05})
+    assert (bool(read.vetoes), read.unmeasured) == (vetoed, unmeasured)
+    assert read_contender(TUNED | {"id": name, "bias": bias}, "accuracy").vetoes == ()  # nobody asked
+
+
 def test_the_limits_that_hold_without_a_setting_are_those_of_the_config():
     assert Guardrails().model_dump() == LIMITS
 

@@ -8,8 +8,8 @@ import pytest
 from tunesmith.measures.fairness import (
     bbq_scores,
     directional_amplification,
+    group_rates,
     icat,
-    rates_by_group,
     widest_gap,
     zhao_amplification,
 )
@@ -43,7 +43,7 @@ def test_weakening_a_link_is_negative_amplification():
 def test_small_groups_are_suppressed_and_not_guessed():
     groups, labels = binary(0.70, 0.40, n=29)
     assert np.isnan(directional_amplification(groups, labels, groups, labels, labels))
-    assert np.isnan(rates_by_group(groups, labels)).all()
+    assert all(np.isnan(rates).all() for rates in group_rates(groups, labels, labels))
     assert np.isnan(widest_gap([np.nan, 0.4]))
     assert widest_gap([np.nan, 0.4, 0.1]) == pytest.approx(0.3)
 
@@ -58,21 +58,37 @@ def test_rates_and_gaps_are_fairlearns():
         },
         y_true=right, y_pred=said, sensitive_features=groups,
     )  # fmt: skip
-    ours = {
-        "selection": rates_by_group(groups, said),
-        "tpr": rates_by_group(groups[right == 1], said[right == 1]),
-        "fpr": rates_by_group(groups[right == 0], said[right == 0]),
-    }
-    for name, rates in ours.items():
+    ours = group_rates(groups, right, said)
+    for name, table in (("selection", ours.said), ("tpr", ours.true_positive), ("fpr", ours.false_positive)):
+        rates = table[:, 1]
         assert rates == pytest.approx(frame.by_group[name].to_numpy())
         assert widest_gap(rates) == pytest.approx(frame.difference()[name])
 
 
+def test_the_rates_of_each_of_several_labels_are_those_of_it_against_the_rest():
+    rng = np.random.default_rng(1)
+    groups, right, said = rng.integers(0, 2, 600), rng.integers(0, 3, 600), rng.integers(0, 3, 600)
+    found = group_rates(groups, right, said)
+    for label in range(3):
+        alone = group_rates(groups, right == label, said == label)
+        for rates, of_label in zip(found[:4], alone[:4], strict=True):
+            assert rates[:, label] == pytest.approx(of_label[:, 1])
+    assert found.accuracy == pytest.approx([np.mean((right == said)[groups == g]) for g in (0, 1)])
+
+
 def test_weights_count_items_again():
     groups, labels = binary(0.70, 0.40)
-    weights = np.random.default_rng(0).integers(0, 4, 200)
-    again = rates_by_group(np.repeat(groups, weights), np.repeat(labels, weights))
-    assert rates_by_group(groups, labels, weights) == pytest.approx(again)
+    said = np.random.default_rng(1).integers(0, 2, 200)
+    weights = np.random.default_rng(0).integers(0, 4, (3, 200))
+    weighted = group_rates(groups, labels, said, weights, smallest=1)
+    directional = directional_amplification(groups, labels, groups, labels, said, weights=weights)
+    zhao = zhao_amplification(groups, labels, groups, said, weights)
+    for row, counts in enumerate(weights):
+        again = [np.repeat(values, counts) for values in (groups, labels, said)]
+        for found, expected in zip(weighted, group_rates(*again, smallest=1), strict=True):
+            assert found[row] == pytest.approx(expected)
+        assert directional[row] == pytest.approx(directional_amplification(groups, labels, *again))
+        assert zhao[row] == pytest.approx(zhao_amplification(groups, labels, again[0], again[2]))
 
 
 @pytest.mark.parametrize(

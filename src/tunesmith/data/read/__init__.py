@@ -104,6 +104,7 @@ def read_examples(
     label: str | None = None,
     group: str | None = None,
     image: str | None = None,
+    sensitive: Sequence[str] = (),
     columns: Sequence[str] = (),
     template: str = "names",
     policy: str = "strict",
@@ -121,6 +122,7 @@ def read_examples(
         label: Column with the label or the answer.
         group: Column naming what rows share.
         image: Column with an image's path, or such a path with {column}s; relative to the file's folder.
+        sensitive: Columns with the group of each example, of which none is shown to a model; classification only.
         columns: Names for rows that bring none.
         template: How a row of a table becomes text: ``names``, ``sentence`` or a text with {column}s.
         policy: ``strict`` refuses a source with bad rows; ``skip`` leaves them out and says so in a finding.
@@ -149,7 +151,7 @@ def read_examples(
             (aside if isinstance(row, LeftOut) else bad).append(replace(row, file=file))
             continue
         if layout.format == "unknown":
-            layout = recognise(usable or [row], name, task_kind, format, text, label, group, image, template)
+            layout = recognise(usable or [row], name, task_kind, format, text, label, group, image, template, sensitive)
         try:
             parsed.append((line, parse_row(row, layout, f"{file}:{line}", files[file].parent)))
         except RowError as error:
@@ -166,6 +168,7 @@ def read_examples(
     examples = tuple(item.example for _, item in parsed)
     if task_kind in LABELLED and part == "train":
         _refuse_one_label(examples, task_kind, name)
+        _refuse_one_group(examples, sensitive, name)
     instructions = {item.instruction for _, item in parsed}
     findings = [*_skipped(bad, total, name), *_set_aside(aside, name), *_noted(parsed, name)]
     if len(instructions) > 1:
@@ -195,6 +198,19 @@ def _refuse_one_label(examples: Sequence[Example], task_kind: str, name: str) ->
             f"{name}: every row has the {what} '{labels.pop()}'; expected at least two {what}s. "
             "Is data.label the right column?"
         )
+
+
+def _refuse_one_group(examples: Sequence[Example], sensitive: Sequence[str], name: str) -> None:
+    problems = []
+    for column in sensitive:
+        groups = {dict(example.sensitive).get(column) for example in examples} - {None}
+        if len(groups) < 2:
+            found = f"the one group '{groups.pop()}'" if groups else "no group in any row"
+            problems.append(
+                f"{name}: data.sensitive '{column}' holds {found}; expected at least two. Is it the right column?"
+            )
+    if problems:
+        raise DataError("\n".join(problems))
 
 
 def _without_lonely_labels(parsed: list[tuple[int, Parsed]]) -> tuple[list[tuple[int, Parsed]], list[BadRow]]:

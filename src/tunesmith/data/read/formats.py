@@ -7,7 +7,8 @@ alpaca             {"instruction", "input"?, "output"}
 evals              {"input": string or messages, "ideal": string or list}
 preference         {"prompt"?, "chosen", "rejected"}, or OpenAI's: see preference.py
 columns            any other: one column with the text, one with the label (or the answer)
-table              each column but the label's and the group's is a feature, or those of the template: see table.py
+table              each column but the label's, the group's and sensitive ones is a feature, or those of the template:
+                   see table.py
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class Layout:
     features: tuple[str, ...] = ()
     template: str = "names"
     image: str | None = None
+    sensitive: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ def recognise(
     group: str | None = None,
     image: str | None = None,
     template: str = "names",
+    sensitive: Sequence[str] = (),
 ) -> Layout:
     """Say how a file is laid out from its first rows; a named text or label column means plain columns.
 
@@ -121,9 +124,17 @@ def recognise(
     columns = list(dict.fromkeys(key for row in rows for key in row))
     problems = [
         f"{name}: data.{setting} is '{column}', but the columns are {_names(columns)}.{_nearest(column, columns)}"
-        for setting, column in (("text", text), ("label", label), ("group", group), ("image", image))
+        for setting, column in (
+            ("text", text),
+            ("label", label),
+            ("group", group),
+            ("image", image),
+            *(("sensitive", s) for s in sensitive),
+        )
         if column is not None and column not in columns and not (setting == "image" and "{" in column)
     ]
+    if sensitive:
+        problems += _unfit_as_sensitive(sensitive, name, task_kind, label, group)
     if image is not None and "{" in image:
         template_columns(image, "data.image", columns, name)
     if problems:
@@ -134,7 +145,7 @@ def recognise(
         _check_preference(columns, name, task_kind, format, text, label)
         return Layout("preference", task_kind, group=group, image=image)
     if format == "table":
-        return _table(columns, name, task_kind, text, label, group, template)
+        return _table(columns, name, task_kind, text, label, group, template, tuple(sensitive))
     if format == "auto":
         fitting = (kind for kind, required in REQUIRED.items() if all(column in columns for column in required))
         format = "columns" if text or label else next(fitting, "columns")
@@ -148,23 +159,36 @@ def recognise(
         if text or label:
             raise DataError(f"{name}: data.text and data.label belong to format 'columns', not to '{format}'.")
     if format != "columns":
-        return Layout(format, task_kind, group=group, image=image)
+        return Layout(format, task_kind, group=group, image=image, sensitive=tuple(sensitive))
     if task_kind == "translation" and not text and not label:
         text, label = _find_languages(columns) or (None, None)
     try:
-        label = label or _find_label(columns, name, task_kind, {text, group, image})
+        label = label or _find_label(columns, name, task_kind, {text, group, image, *sensitive})
     except DataError as error:
         problems.append(str(error))
     try:
         if not text and not (image and task_kind in LABELLED):  # an image with a label needs no text
-            text = _find_text(rows, columns, name, task_kind, {label, group, image})
+            text = _find_text(rows, columns, name, task_kind, {label, group, image, *sensitive})
     except DataError as error:
         problems.append(str(error))
     if problems:
         raise DataError("\n".join(problems))
     if text == label:
         raise DataError(f"{name}: '{text}' cannot be both the text and the label. Set data.text and data.label.")
-    return Layout("columns", task_kind, text, label, group, image=image)
+    return Layout("columns", task_kind, text, label, group, image=image, sensitive=tuple(sensitive))
+
+
+def _unfit_as_sensitive(
+    sensitive: Sequence[str], name: str, task_kind: str, label: str | None, group: str | None
+) -> list[str]:
+    if task_kind != "classification":
+        return [f"{name}: data.sensitive is for classification; the task is {task_kind}. Remove it."]
+    why = {label: "holds the label", group: "is data.group, whose rows never straddle splits"}
+    return [
+        f"{name}: data.sensitive is '{column}', which {why[column]}. Name another column."
+        for column in sensitive
+        if column in why
+    ]
 
 
 def _flat(row: dict[str, Any], task_kind: str) -> dict[str, Any]:
@@ -220,6 +244,7 @@ def _table(
     label: str | None,
     group: str | None,
     template: str,
+    sensitive: tuple[str, ...],
 ) -> Layout:
     problems = []
     if task_kind not in LABELLED:
@@ -227,10 +252,12 @@ def _table(
     if text:
         problems.append(f"{name}: data.text belongs to format 'columns'; a table's text is made by data.template.")
     try:
-        label = label or _find_label(columns, name, task_kind, {group})
+        label = label or _find_label(columns, name, task_kind, {group, *sensitive})
     except DataError as error:
         problems.append(str(error))
-    features = tuple(column for column in columns if column not in (label, group))
+    # a sensitive column is one only where the user's own template shows it
+    hidden = (label, group, *(sensitive if template in ("names", "sentence") else ()))
+    features = tuple(column for column in columns if column not in hidden)
     if not features:
         problems.append(f"{name}: no column is left as a feature. Give the table some.")
     elif template not in ("names", "sentence"):
@@ -241,7 +268,9 @@ def _table(
             problems.append(str(error))
     if problems:
         raise DataError("\n".join(problems))
-    return Layout("table", task_kind, label=label, group=group, features=features, template=template)
+    return Layout(
+        "table", task_kind, label=label, group=group, features=features, template=template, sensitive=sensitive
+    )
 
 
 def _find_languages(columns: list[str]) -> tuple[str, str] | None:
@@ -300,13 +329,20 @@ def parse_row(row: dict[str, Any], layout: Layout, source: str, folder: Path = P
     parsed = _parse(row, layout, source)
     group = row.get(layout.group) if layout.group else None
     group = None if group is None or group == "" else read_scalar(group, layout.group or "")
-    example = replace(parsed.example, group=group)
+    example = replace(parsed.example, group=group, sensitive=_sensitive(row, layout.sensitive))
     if layout.image:
         image, digest = locate_image(row, layout.image, folder)
         example = replace(example, image=image, image_hash=digest)
         if layout.task_kind == "image_text" and group is None:  # questions about one image are not independent
             example = replace(example, group=f"image {digest}")
     return replace(parsed, example=example)
+
+
+def _sensitive(row: dict[str, Any], columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Column and group, of those that the row says; nothing is guessed for the rest."""
+    said = {column: row.get(column) for column in columns}
+    known = {c: v for c, v in said.items() if v is not None and v == v and not (isinstance(v, str) and not v.strip())}
+    return tuple((column, read_scalar(value, column).strip()) for column, value in known.items())
 
 
 def _parse(row: dict[str, Any], layout: Layout, source: str) -> Parsed:
