@@ -152,7 +152,8 @@ def evaluate(
         out: Parquet file for the predictions.
 
     Returns:
-        Metrics with 95 % intervals, seconds and tokens per example, and the looks counted, by run.
+        Metrics with 95 % intervals, seconds and tokens per example, and the looks counted, by run; of a predictor
+        also how many texts were cut, being longer than its encoder reads.
 
     Raises:
         NotFoundError: If the model or the file is not there.
@@ -207,6 +208,7 @@ def evaluate(
     return {
         "model": model, "data": data, "task": {"kind": task.kind, "metric": task.metric}, "n": len(predictions),
         **measure(task, predictions, config.seed if config is not None else 0),
+        **({"texts_cut": asked.texts_cut} if isinstance(asked, SavedPredictor) else {}),
         "predictions": str(out) if out is not None else None, "test_looks": looks,
     }  # fmt: skip
 
@@ -273,9 +275,7 @@ def saved_layout(model: str, origin: Mapping[str, Any]) -> Data | None:
     try:
         return Data.model_validate({"train": model, **origin["data"]})
     except (ValidationError, TypeError) as error:
-        raise ModelError(
-            f"{model}: its tunesmith.json holds a layout of data that is not one. Train it again."
-        ) from error
+        raise ModelError(f"{model}: its own file holds a layout of data that is not one. Train it again.") from error
 
 
 def _read(data: str, kind: str, layout: Data, columns: Sequence[str]) -> tuple[Sequence[Example], str | None]:

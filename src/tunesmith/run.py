@@ -32,8 +32,8 @@ USES = {
     "boosting": "Its trees are not kept; fit scikit-learn's HistGradientBoosting on the same columns",
     "prompt": "It is {model} as it is, asked with the prompt in {folder}/evaluation.json (details.prompt), which "
     "report.html shows to copy: 'tunesmith chat {model}'",
-    "embedding": "'tunesmith evaluate {run} FILE' asks it; see docs/candidates/embedding.md for Python",
-    "setfit": "'tunesmith evaluate {run} FILE' asks it; see docs/candidates/setfit.md for Python",
+    "embedding": "'tunesmith chat {run}' asks it; see docs/candidates/embedding.md for Python",
+    "setfit": "'tunesmith chat {run}' asks it; see docs/candidates/setfit.md for Python",
     "rag": "It is {model} with documents: 'tunesmith rag ask {index} QUESTION --model {model} --retriever {last}'",
 }
 
@@ -246,9 +246,7 @@ def saved_model(name: str) -> str:
     """
     path = Path(name).expanduser()
     if (path / PREDICTOR).is_file():
-        raise NotFoundError(
-            f"{name}: a predictor on vectors, which writes no text. Ask it: tunesmith evaluate {name} FILE"
-        )
+        raise NotFoundError(f"{name}: a predictor on vectors, which writes no text. Ask it: tunesmith chat {name}")
     if (path / "run.yaml").is_file():
         return str(Run.open(path).chosen_model())
     return str(next((path / inner for inner in ARTIFACTS if (path / inner / "tunesmith.json").is_file()), name))

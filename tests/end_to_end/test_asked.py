@@ -1,7 +1,8 @@
-"""A saved model's folder alone is enough to ask it its task, by ``chat`` and by ``evaluate``, and both say the same."""
+"""What was saved of a model or predictor is enough to ask it its task; ``chat`` and ``evaluate`` say the same."""
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import shutil
@@ -13,8 +14,8 @@ import pytest
 import yaml
 
 from assets.seq2seq import build_seq2seq
-from end_to_end.projects import TINY, Result, build_encoder, call, sentences, settings
-from tunesmith.run import read_json, read_predictions, write_json
+from end_to_end.projects import TINY, Result, build_encoder, call, sentences, settings, write_project
+from tunesmith.run import PREDICTOR, Run, read_examples, read_json, read_predictions, write_json
 
 Json = dict[str, Any]
 
@@ -54,6 +55,10 @@ def table(label: Callable[[int], Any]) -> list[Json]:
 
 TEXT = {"text": "said", "label": "found"}
 TABLE = {"format": "table", "label": "found"}
+ON_VECTORS = ("embedding", "setfit")  # candidates, in place of a method
+needs_setfit = pytest.mark.skipif(
+    importlib.util.find_spec("sentence_transformers") is None, reason="the extra setfit is not installed"
+)
 # kind of model: (model, method, task, data settings, rows, a row as a line)
 CASES: dict[str, tuple[str, Any, Any, Json, Callable[[], list[Json]], Callable[[Json], str]]] = {
     "classes, encoder": (
@@ -96,27 +101,51 @@ CASES: dict[str, tuple[str, Any, Any, Json, Callable[[], list[Json]], Callable[[
         "t5", {"kind": "lora", "rank": 2}, {"kind": "translation", "max_new_tokens": 6}, TEXT,
         lambda: texts(lambda i, yes: f"le {yes} {i}"), lambda row: row["said"],
     ),
+    "classes, embedding": (
+        "encoder", "embedding", "classification", TEXT, lambda: texts(lambda i, yes: yes), lambda row: row["said"],
+    ),
+    "classes, setfit": (
+        "encoder", "setfit", "classification", TEXT, lambda: texts(lambda i, yes: yes), lambda row: row["said"],
+    ),
+    "several labels, embedding on a decoder": (
+        "decoder", "embedding", "multi_label", TEXT,
+        lambda: texts(lambda i, yes: ["x"] if yes == "yes" else [[], ["y", "z"]][i % 4 // 2]), lambda row: row["said"],
+    ),
+    "a table as pairs, embedding": (
+        "encoder", "embedding", "regression", TABLE | {"template": "a {colour} one, {weight} heavy"},
+        lambda: table(lambda i: 5.5 * i), lambda row: f'weight={row["weight"]}, "colour={row["colour"]}"',
+    ),
 }  # fmt: skip
 
 
 def trained(folder: Path, model: Path, method: Any, task: Any, data: Json, rows: list[Json]) -> tuple[Path, Path]:
-    """Fine-tune by the command, and keep nothing but what it saved and the file of examples."""
+    """Train by the command, and keep nothing but what it saved and the file of examples."""
     file = write_rows(folder / "rows.jsonl", rows)
     sizes = {"test_size": 6, "validation_size": 4}
     config = folder / "project.yaml"
+    how = {"candidates": [method], "encoder": str(model)} if method in ON_VECTORS else {"method": method}
     config.write_text(
-        yaml.safe_dump(settings(task=task, model=str(model), method=method, data=data | sizes | {"train": str(file)}))
+        yaml.safe_dump(settings(task=task, model=str(model), data=data | sizes | {"train": str(file)}, **how))
     )
-    told = call("train", config, "--out", folder / "run", "-q", "--json")
+    told = call("run" if method in ON_VECTORS else "train", config, "--out", folder / "run", "-q", "--json")
     assert told.code == 0, told.err
-    (saved,) = [path.parent for path in (folder / "run" / "candidates").glob("*/*/tunesmith.json")]
+    candidates = folder / "run" / "candidates"
+    (saved,) = [path.parent for path in (*candidates.glob("*/*/tunesmith.json"), *candidates.glob(f"*/{PREDICTOR}"))]
     shutil.move(saved, folder / "alone")
     shutil.rmtree(folder / "run")
     config.unlink()
     return folder / "alone", file
 
 
-@pytest.fixture(scope="module", params=CASES)
+def about(model: Path) -> Path:
+    """The file that says what was saved."""
+    return next(file for file in (model / PREDICTOR, model / "tunesmith.json") if file.is_file())
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=needs_setfit) if "setfit" in name else name for name in CASES],
+)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, encoder: Path, t5: Path) -> Trained:
     name, method, task, data, rows, as_line = CASES[request.param]
     model = {"encoder": encoder, "decoder": TINY, "t5": t5}[name]
@@ -147,7 +176,7 @@ def talk(monkeypatch: pytest.MonkeyPatch, model: Path, lines: list[str], *option
 def test_chat_says_what_evaluate_does(made: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result, predictions = scored(made.model, made.data, tmp_path / "predictions.parquet")
     assert result["n"] == len(predictions) == 60
-    origin = read_json(made.model / "tunesmith.json")
+    origin = read_json(about(made.model))
     for line, expected in zip(made.lines, predictions, strict=False):
         found = asked(made.model, line)
         kind, answer = result["task"]["kind"], found["answer"]
@@ -173,10 +202,10 @@ def test_chat_says_what_evaluate_does(made: Trained, tmp_path: Path, monkeypatch
 
 def test_a_folder_from_before_the_layout_was_saved(made: Trained, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made.model, tmp_path / "old"))
-    origin = read_json(folder / "tunesmith.json")
-    write_json(folder / "tunesmith.json", {k: v for k, v in origin.items() if k not in ("data", "columns")})
+    origin = read_json(about(folder))
+    write_json(about(folder), {k: v for k, v in origin.items() if k not in ("data", "columns")})
     told = call("chat", folder, "--message", made.lines[0], "--json")
-    if origin["interface"] == "causal":  # it can be talked to, as then
+    if origin.get("interface") == "causal":  # it can be talked to, as then
         assert told.code == 0, told.err
         assert "probabilities" not in json.loads(told.out)
     else:
@@ -186,12 +215,13 @@ def test_a_folder_from_before_the_layout_was_saved(made: Trained, tmp_path: Path
 
 
 # ── images ───────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("method", ["head", "embedding"])
 def test_classes_of_images(
-    tmp_path: Path, drawn: list[str], tiny_dinov2_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[str], tiny_dinov2_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"picture": path, "found": "low" if i < 8 else "high"} for i, path in enumerate(drawn)]
     sizes = {"image": "picture", "label": "found"}
-    model, data = trained(tmp_path, tiny_dinov2_path, "head", "classification", sizes, rows)
+    model, data = trained(tmp_path, tiny_dinov2_path, method, "classification", sizes, rows)
     _, predictions = scored(model, data, tmp_path / "predictions.parquet")
     told = talk(monkeypatch, model, [drawn[0], f"'{drawn[9]}'", "/no/such.png", "what?"])
     assert [line.split()[0] for line in told.out.splitlines()] == [predictions[i].prediction for i in (0, 9)]
@@ -223,6 +253,42 @@ def test_questions_about_images(
     assert "no question" in refused.err
     assert "the image is forgotten" in refused.err
     assert "x.png: No such file" in refused.err
+
+
+# ── which of a run's candidates is asked ─────────────────────────────────────────────────────────────────
+def test_a_run_stands_for_its_choice_though_it_has_a_fine_tuned_model(tmp_path: Path, encoder: Path) -> None:
+    config = write_project(tmp_path, candidates=["embedding", "tune"], encoder=str(encoder))
+    assert call("run", config, "--out", tmp_path / "run", "-q").code == 0
+    run, chosen = Run.open(tmp_path / "run"), f"embedding/{encoder.name}"
+    report = read_json(run.report_file)
+    kept = read_predictions(run.candidate(chosen) / "predictions.parquet")[0]
+    for choice, place, said in (
+        (chosen, run.candidate(chosen), f"asking {chosen}, which the verdict chose."),
+        (None, run.saved_model("tune/tiny_llama/lora"), "the only fine-tuned model; the verdict is no candidate."),
+        ("tune/tiny_llama/lora", run.saved_model("tune/tiny_llama/lora"), "asking tune/tiny_llama/lora, which"),
+    ):
+        write_json(run.report_file, report | {"verdict": report["verdict"] | {"choice": choice}})
+        told = call("chat", run.folder, "--message", read_examples(run.split("test"))[0].text, "--json")
+        assert told.code == 0, told.err
+        assert said in told.err
+        found = json.loads(told.out)
+        assert found["model"] == str(place)
+        if choice == chosen:
+            assert (found["answer"], tuple(found["probabilities"].values())) == (
+                kept.prediction, pytest.approx(kept.probabilities, abs=1e-5),
+            )  # fmt: skip
+
+
+def test_a_line_longer_than_a_predictors_encoder_reads(tmp_path: Path, encoder: Path) -> None:
+    model, data = trained(tmp_path, encoder, "embedding", "classification", TEXT, texts(lambda i, yes: yes))
+    told = call("chat", model, "--message", "the day is good " * 40)
+    assert told.code == 0
+    assert told.err.count("longer than the encoder reads; its end was cut off") == 1
+    assert "cut off" not in call("chat", model, "--message", "the day is good").err
+    assert scored(model, data, tmp_path / "p.parquet")[0]["texts_cut"] == 0
+    long = write_rows(tmp_path / "long.jsonl", [{"said": "the day " * n, "found": "yes"} for n in (3, 60, 70)])
+    assert scored(model, long, tmp_path / "p.parquet")[0]["texts_cut"] == 2
+    assert "2 texts were longer than the encoder reads" in call("evaluate", model, long, "-q").out
 
 
 # ── what cannot be asked ─────────────────────────────────────────────────────────────────────────────────
@@ -258,10 +324,13 @@ def test_lines_and_options_that_do_not_fit(
         assert words in problem
     assert len(told.out.splitlines()) == 1
     float(told.out)
-    for option, value in (("--system", "x"), ("--max-new-tokens", "3")):
-        refused = call("chat", model, option, value)
-        assert refused.code == 2
-        assert f"{option}: its task, regression" in refused.err
+    (tmp_path / "kept").mkdir()
+    predictor, _ = trained(tmp_path / "kept", encoder, "embedding", "regression", TABLE, table(lambda i: 5.5 * i))
+    for saved in (model, predictor):
+        for option, value in (("--system", "x"), ("--max-new-tokens", "3")):
+            refused = call("chat", saved, option, value)
+            assert refused.code == 2
+            assert f"{option}: its task, regression" in refused.err
     for untrained in (encoder, t5):
         refused = call("chat", untrained, "--message", "x")
         assert refused.code == 3

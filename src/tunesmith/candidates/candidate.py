@@ -11,6 +11,7 @@ from tunesmith.config import Config
 from tunesmith.records import Example, Prediction
 from tunesmith.tasks import Task
 
+LAYOUT = ("format", "columns", "template", "text", "label", "image", "group")  # of ``config.data``: how rows are read
 # (what is being done, done so far, of how many, values to show)
 Listener = Callable[[str, float, float, dict[str, Any]], None]
 
@@ -25,6 +26,20 @@ class Context:
     loop: dict[str, Any]  # keyword arguments of train.loop.LoopSettings, learning rate and epochs per method
     max_length: int
     listener: Listener
+
+    def origin(self, candidate_id: str, shown: Example) -> dict[str, Any]:
+        """What is saved with a fitted candidate, so that its folder alone is enough to ask it: task and layout of data.
+
+        Args:
+            candidate_id: Whose it is.
+            shown: One of its training examples.
+        """
+        return {
+            "candidate": candidate_id, "task": self.config.task.model_dump(mode="json"),
+            "labels": list(self.task.labels), "instruction": self.task.instruction,
+            "data": self.config.data.model_dump(mode="json", include=set(LAYOUT)),
+            "columns": [name for name, _ in shown.columns],
+        }  # fmt: skip
 
 
 @dataclass(slots=True)

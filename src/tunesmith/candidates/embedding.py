@@ -62,9 +62,8 @@ class Embedding:
         if self.fitted is None:
             raise ConfigError(f"encoder: {encoder} gives no vectors. Choose another, such as minilm-l6.")
         save_predictor(
-            self.folder, self.id, self.task, self.context.config.task, self.fitted.model, encoder, self._pooling,
-            train[0].image is not None, self._scale,
-        )  # fmt: skip
+            self.folder, self.id, self.context, train[0], self.fitted.model, encoder, self._pooling, self._scale
+        )
         return Fit(
             trainable_parameters=self.fitted.parameters,
             train_seconds=time.monotonic() - started,

@@ -1,7 +1,7 @@
 """A predictor on a frozen model's vectors: what gives the vectors, and how it is kept to be used after the run.
 
 candidates/<id>/
-├── predictor.json         task, labels, encoder and its fingerprint, pooling, kind of predictor
+├── predictor.json         task, labels, layout of data, encoder and its fingerprint, pooling, kind of predictor
 └── predictor.safetensors  weights and bias, or vectors, targets; mean and spread of a decoder's features
 """
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from tunesmith.candidates.candidate import Context
 from tunesmith.config import FORMAT_VERSION
 from tunesmith.config import Task as TaskSettings
 from tunesmith.errors import ConfigError, ModelError, RunError
@@ -91,13 +92,19 @@ def scaled(features: np.ndarray, scale: Scale | None) -> np.ndarray:
 
 @dataclass(slots=True)
 class SavedPredictor:
-    """A predictor that a run kept. ``origin`` is what predictor.json says; ``name`` its candidate's."""
+    """A predictor that a run kept, with its encoder loaded.
+
+    ``origin`` is what predictor.json says; ``name`` its candidate's; ``texts_cut`` counts those that were longer than
+    the encoder reads.
+    """
 
     folder: Path
     origin: dict[str, Any]
     task: HeadTask
     fitted: LinearFit | NeighboursFit
     scale: Scale | None
+    embed: Embed
+    texts_cut: int = 0
 
     @property
     def name(self) -> str:
@@ -105,25 +112,10 @@ class SavedPredictor:
         return str(self.origin["candidate"])
 
     def predict(self, examples: Sequence[Example], progress: Progress = lambda n: None) -> list[Prediction]:
-        """Answers to examples, as the run's own on its test examples.
-
-        Raises:
-            ModelError: If the encoder is no longer the one that the predictor was fitted on.
-            NotFoundError, SourceError: If it is not to be had.
-        """
-        from tunesmith.sources import resolve_model
-
+        """Answers to examples, as the run's own on its test examples."""
         started = time.monotonic()
-        encoder = str(self.origin["encoder"])
-        if (self.folder / encoder).is_dir():  # setfit's own, beside it
-            encoder = str(self.folder / encoder)
-        model = resolve_model(encoder)
-        if model.fingerprint != self.origin["fingerprint"]:
-            raise ModelError(
-                f"{self.folder}: fitted on vectors of {encoder} with fingerprint {self.origin['fingerprint']}, which "
-                f"has {model.fingerprint} now. Use the same version of it, or run again."
-            )
-        vectors, _ = load_vectors(encoder, self.origin["images"])(examples, progress)
+        vectors, cut = self.embed(examples, progress)
+        self.texts_cut += cut
         outputs = self.fitted.outputs(scaled(vectors[self.origin["pooling"]], self.scale))
         seconds = time.monotonic() - started
         return self.task.from_outputs(examples, outputs, self.name, seconds, [0] * len(examples))
@@ -132,12 +124,11 @@ class SavedPredictor:
 def save_predictor(
     folder: Path,
     candidate: str,
-    task: HeadTask,
-    settings: Any,
+    context: Context,
+    shown: Example,
     fitted: LinearFit | NeighboursFit,
     encoder: str,
     pooling: str,
-    images: bool = False,
     scale: Scale | None = None,
 ) -> None:
     """Keep a fitted predictor in its candidate's folder; the same predictor gives the same bytes.
@@ -145,12 +136,11 @@ def save_predictor(
     Args:
         folder: The candidate's.
         candidate: Its id.
-        task: What it does.
-        settings: The task's, of the project file.
+        context: Its task and the layout of its data.
+        shown: One of the examples that it was fitted on.
         fitted: What was fitted.
         encoder: What gives its vectors: a catalog name, a path, ``hf:owner/name``, or a folder within ``folder``.
         pooling: Which of the encoder's vectors it takes.
-        images: Whether they are of images.
         scale: Mean and spread that the vectors are brought to.
 
     Raises:
@@ -170,20 +160,20 @@ def save_predictor(
         arrays |= {"mean": scale[0], "spread": scale[1]}
     write_bytes(folder / WEIGHTS, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
     write_json(folder / PREDICTOR, {
-        "format_version": FORMAT_VERSION, "candidate": candidate, "task": settings.model_dump(mode="json"),
-        "labels": list(task.labels), "instruction": task.instruction,
+        "format_version": FORMAT_VERSION, **context.origin(candidate, shown),
         "encoder": str(model.path.resolve()) if is_path else encoder, "fingerprint": model.fingerprint,
-        "pooling": pooling, "images": images, "kind": "linear" if linear else "neighbours",
+        "pooling": pooling, "images": shown.image is not None, "kind": "linear" if linear else "neighbours",
         **({} if isinstance(fitted, LinearFit) else {"k": fitted.k}),
     })  # fmt: skip
 
 
 def load_predictor(folder: Path) -> SavedPredictor:
-    """A predictor from its candidate's folder; the encoder is loaded when it is first asked.
+    """A predictor from its candidate's folder, and its encoder.
 
     Raises:
-        NotFoundError: If there is none.
+        NotFoundError, SourceError: If there is none, or its encoder is not to be had.
         RunError: If it is damaged, or of another format.
+        ModelError: If the encoder is no longer the one that the predictor was fitted on.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -202,7 +192,22 @@ def load_predictor(folder: Path) -> SavedPredictor:
         raise RunError(f"{folder}: its predictor is damaged ({str(error).splitlines()[0]}). Run again.") from error
     except OSError as error:
         raise disk_error(error, folder / WEIGHTS) from error
-    return SavedPredictor(folder, origin, task, fitted, scale)
+    return SavedPredictor(folder, origin, task, fitted, scale, _own_vectors(folder, origin))
+
+
+def _own_vectors(folder: Path, origin: Mapping[str, Any]) -> Embed:
+    from tunesmith.sources import resolve_model
+
+    encoder = str(origin["encoder"])
+    if (folder / encoder).is_dir():  # setfit's own, beside it
+        encoder = str(folder / encoder)
+    model = resolve_model(encoder)
+    if model.fingerprint != origin["fingerprint"]:
+        raise ModelError(
+            f"{folder}: fitted on vectors of {encoder} with fingerprint {origin['fingerprint']}, which has "
+            f"{model.fingerprint} now. Use the same version of it, or run again."
+        )
+    return load_vectors(encoder, origin["images"])
 
 
 def _fitted(origin: Mapping[str, Any], arrays: Mapping[str, np.ndarray], task: HeadTask) -> LinearFit | NeighboursFit:

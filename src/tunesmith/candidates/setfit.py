@@ -88,8 +88,7 @@ class SetFit:
         held_out, _ = embed(encoder, [example.text or "" for example in validation])
         targets, held = (np.array([self.task.head_target(e) for e in part]) for part in (train, validation))
         self.fitted = fit_linear(vectors, targets, held_out, held, self.task.head_loss, self.task.outputs)
-        settings = self.context.config.task
-        save_predictor(self.folder, self.id, self.task, settings, self.fitted, ENCODER, encoder.pooling)
+        save_predictor(self.folder, self.id, self.context, train[0], self.fitted, ENCODER, encoder.pooling)
         parameters = sum(parameter.numel() for parameter in encoder.model.parameters())
         return Fit(
             trainable_parameters=parameters + int(self.fitted.weights.size + self.fitted.bias.size),

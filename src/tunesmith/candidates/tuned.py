@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tunesmith.train.methods import Attached
     from tunesmith.train.objectives import Interface, Item, Objective
 
-LAYOUT = ("format", "columns", "template", "text", "label", "image", "group")  # of ``config.data``: how rows are read
 FIXED_SUBSET = 200  # train and validation examples on which overfitting is measured
 MEASURED_ON = ("causal", "preference")  # interfaces whose model still writes text, which the probe suites score
 VALIDATION_LIMIT = 128  # examples on which the loss is followed during training
@@ -183,13 +182,8 @@ class Tuned:
         path = Path(self.context.model).expanduser()
         is_path = lm.folder.entry is None and path.exists()  # made absolute, to be found from elsewhere
         base = str(path.resolve()) if is_path else self.context.model
-        shown = parts[0].train[0]
         save_model(self.folder / attached.artifact, attached.save, lm, base, {
-            "candidate": self.id, "method": self.method.model_dump(), "task": self.context.config.task.model_dump(),
-            "labels": list(self.context.task.labels), "instruction": self.context.task.instruction,
-            # how to read what the model is asked later
-            "data": self.context.config.data.model_dump(include=set(LAYOUT)),
-            "columns": [name for name, _ in shown.columns],
+            **self.context.origin(self.id, parts[0].train[0]), "method": self.method.model_dump(),
             "interface": lm.interface, "outputs": getattr(self.context.task, "outputs", 0),
             "parts": [{"name": part.name, "train": len(part.train)} for part in parts],
         })  # fmt: skip

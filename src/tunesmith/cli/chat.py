@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from tunesmith.candidates.predictor import SavedPredictor
     from tunesmith.data.render import Renderer
     from tunesmith.model.load import LanguageModel
     from tunesmith.records import Example, Message, Prediction
@@ -36,26 +37,31 @@ def command(model: str, system: str | None, max_new_tokens: int | None, message:
     """Talk to MODEL: a catalog name, a path, hf:owner/name, or a run, which stands for the model it chose.
 
     A decoder trained for conversations or preferences, on several tasks, or not at all holds a conversation. Any
-    other model is asked line by line, as in evaluation: a text, a row of its table (JSON, column=value pairs, or the
-    values between commas), an image's path, or an image's path and a question. Labels come with their probabilities.
+    other model, and a predictor on vectors (embedding, setfit), is asked line by line, as in evaluation: a text, a row
+    of its table (JSON, column=value pairs, or the values between commas), an image's path, or an image's path and a
+    question. Labels come with their probabilities.
 
     Answers are greedy, as in evaluation: the same conversation gives the same answer.
     """
     if as_json and message is None:
         raise click.UsageError("--json: only with --message, which answers once.")
-    from tunesmith.run import saved_model
+    from tunesmith.run import saved_model, saved_predictor
 
-    name = saved_model(model)
-    _refuse_untrained(name)
+    kept = saved_predictor(model)
+    name = saved_model(model) if kept is None else str(kept)
+    if kept is None:
+        _refuse_untrained(name)
+    from tunesmith.candidates.predictor import SavedPredictor, load_predictor
     from tunesmith.model.load import load_model
 
     click.echo(f"loading {name} …", err=True)
-    lm = load_model(name)
+    asked = load_model(name) if kept is None else load_predictor(kept)
+    _say_which(Path(model).expanduser(), Path(name), asked.origin)
     talk: Conversation | Questions
-    if _converses(lm):
-        talk = Conversation(lm, system, max_new_tokens or CONVERSATION_TOKENS)
+    if isinstance(asked, SavedPredictor) or not _converses(asked):
+        talk = Questions(asked, name, system, max_new_tokens)
     else:
-        talk = Questions(lm, name, system, max_new_tokens)
+        talk = Conversation(asked, system, max_new_tokens or CONVERSATION_TOKENS)
     if message is not None:
         reply = talk.ask(message, quiet=as_json)
         if as_json:
@@ -81,6 +87,21 @@ def _refuse_untrained(name: str) -> None:
             f"{name}: a model of kind {kind} that was not trained for a task holds no conversation. Give a trained "
             "one, or a decoder; 'tunesmith evaluate --config' asks it a task."
         )
+
+
+def _say_which(folder: Path, saved: Path, origin: dict[str, Any]) -> None:
+    """Of a run, which candidate is asked: the verdict's choice, or its only fine-tuned model."""
+    from tunesmith.run import Run, read_json
+
+    if not (folder / "run.yaml").is_file():
+        return
+    run = Run.open(folder)
+    choice = read_json(run.report_file)["verdict"]["choice"]
+    if choice and run.candidate(choice) in (saved, saved.parent):
+        click.echo(f"asking {choice}, which the verdict chose.", err=True)
+        return
+    chosen = f"the verdict is {choice or 'no candidate'}"
+    click.echo(f"note: asking {origin.get('candidate', saved)}, the only fine-tuned model; {chosen}.", err=True)
 
 
 def _converses(lm: LanguageModel) -> bool:
@@ -227,29 +248,33 @@ def answer(
 
 # ── tasks ────────────────────────────────────────────────────────────────────────────────────────────────
 class Questions:
-    """A trained model that is asked its task, each line by itself, as the task's own evaluation asks.
+    """A trained model or predictor that is asked its task, each line by itself, as the task's own evaluation asks.
 
     Raises:
         ModelError: If what it was trained on was not saved with it.
         UsageError: If an option is given that its answers do not depend on.
     """
 
-    def __init__(self, lm: LanguageModel, name: str, system: str | None, max_new_tokens: int | None) -> None:
+    def __init__(
+        self, asked: LanguageModel | SavedPredictor, name: str, system: str | None, max_new_tokens: int | None
+    ) -> None:
+        from tunesmith.candidates.predictor import SavedPredictor
         from tunesmith.data.read.typed import TypedForm
         from tunesmith.errors import ModelError
         from tunesmith.judge import saved_layout, saved_task
 
-        layout = saved_layout(name, lm.origin)
-        if layout is None or "task" not in lm.origin:
+        layout = saved_layout(name, asked.origin)
+        if layout is None or "task" not in asked.origin:
             raise ModelError(
                 f"{name}: was saved without its task and the layout of its data, so a line cannot be read as one of "
                 "its examples. Train it again with this version; 'tunesmith evaluate --config' still scores it."
             )
-        task: Any = saved_task(name, lm.origin)
+        task: Any = saved_task(name, asked.origin)
+        read_alone = isinstance(asked, SavedPredictor) or asked.interface == "head"
         useless = [
             option
             for option, value, fits in (
-                ("--system", system, lm.interface != "head"),
+                ("--system", system, not read_alone),
                 ("--max-new-tokens", max_new_tokens, hasattr(task, "max_new_tokens")),
             )
             if value is not None and not fits
@@ -258,12 +283,12 @@ class Questions:
             raise click.UsageError(f"{', '.join(useless)}: its task, {task.kind}, is not asked in such a way.")
         given = {"instruction": system, "max_new_tokens": max_new_tokens}
         self.task = replace(task, **{key: value for key, value in given.items() if value is not None})
-        self.lm, self.name = lm, name
+        self.asked, self.name = asked, name
         self._image: str | None = None
         self.max_new_tokens = getattr(self.task, "max_new_tokens", 0)
         blank = {"classification": next(iter(task.labels), ""), "multi_label": "", "regression": "0"}
         sees = task.kind == "image_text" or layout.image is not None
-        columns = tuple(lm.origin.get("columns", ()))
+        columns = tuple(asked.origin.get("columns", ()))
         self._form = TypedForm(task.kind, blank.get(task.kind, "-"), columns, layout.template, sees)
         self.help = self._form.help
 
@@ -271,31 +296,44 @@ class Questions:
         """The task's prediction for a line, which is shown unless ``quiet``.
 
         Raises:
-            DataError: If the line is no example of the task, or too long for the model.
+            DataError: If the line is no example of the task, or too long for a model; a predictor's encoder cuts it,
+                which is said.
         """
         from tunesmith.data.read.typed import read_typed
 
         example = read_typed(said, self._form, self._image)
         if example.messages:  # a question; another one may follow about the same image
             self._image = example.image
-        self._refuse_overlong(example)
         try:
-            (found,) = self.task.predict(self.lm, [example], self.name)
+            found = self._predict(example)
         except KeyboardInterrupt:
             return {"answer": None, "stopped": True, "truncated": False}
         if not quiet:
             _show(in_words(found, self.task) + "\n")
         return to_json(found, self.task)
 
-    def _refuse_overlong(self, example: Example) -> None:
+    def _predict(self, example: Example) -> Prediction:
+        from tunesmith.candidates.predictor import SavedPredictor
+
+        if isinstance(self.asked, SavedPredictor):
+            cut_before = self.asked.texts_cut
+            (found,) = self.asked.predict([example])
+            if self.asked.texts_cut > cut_before:
+                click.echo("note: the line is longer than the encoder reads; its end was cut off.", err=True)
+            return found
+        self._refuse_overlong(self.asked, example)
+        (found,) = self.task.predict(self.asked, [example], self.name)
+        return found
+
+    def _refuse_overlong(self, lm: LanguageModel, example: Example) -> None:
         from tunesmith.cli.data import longest_reading
         from tunesmith.errors import DataError
         from tunesmith.train.objectives import OBJECTIVES, EncodeSettings
 
-        encode = OBJECTIVES[self.lm.interface].encode
-        ((item,), _) = encode(self.task, self.lm.tokenizer, [example], EncodeSettings(sys.maxsize))
-        if (tokens := longest_reading(item)) > self.lm.max_length:
-            raise DataError(f"the line has {tokens:,} tokens; the model takes {self.lm.max_length:,}. Shorten it.")
+        encode = OBJECTIVES[lm.interface].encode
+        ((item,), _) = encode(self.task, lm.tokenizer, [example], EncodeSettings(sys.maxsize))
+        if (tokens := longest_reading(item)) > lm.max_length:
+            raise DataError(f"the line has {tokens:,} tokens; the model takes {lm.max_length:,}. Shorten it.")
 
     def reset(self) -> str:
         """Forget the image; returns the sentence that says so."""

@@ -86,6 +86,8 @@ def describe(result: dict[str, Any]) -> str:
     lines.append(f"  {1000 * result['seconds_per_example']:.1f} ms per answer")
     if result["truncated_answers"]:
         lines.append(f"  {result['truncated_answers']:,} answers were cut at the token limit")
+    if result.get("texts_cut"):
+        lines.append(f"  {result['texts_cut']:,} texts were longer than the encoder reads, and were cut")
     if result["predictions"]:
         lines.append(f"  predictions: {result['predictions']}")
     return "\n".join(lines)

@@ -137,8 +137,10 @@ def test_a_run_that_chose_an_encoder_is_asked_like_a_model(run: Path, encoder: P
 
 def test_what_is_no_model_says_what_to_do_with_it(run: Path, encoder: Path) -> None:
     folder = Run(run).candidate(f"embedding/{encoder.name}")
+    choose(run, f"embedding/{encoder.name}")
+    refused = call("models", "merge", run, "--out", "merged")
+    assert (refused.code, f"'tunesmith chat {run}' asks it" in refused.err) == (4, True)
     for choice, said in (
-        (f"embedding/{encoder.name}", f"'tunesmith evaluate {run} FILE' asks it"),
         ("prompt/few-shot", f"asked with the prompt in {Run(run).candidate('prompt/few-shot')}/evaluation.json"),
         ("prompt/zero-shot", f"'tunesmith chat {TINY}'"),
         ("baseline/majority", "the same answer"),
@@ -148,8 +150,8 @@ def test_what_is_no_model_says_what_to_do_with_it(run: Path, encoder: Path) -> N
         for command in (["chat", run, "--message", "hi"], ["models", "merge", run, "--out", "merged"]):
             refused = call(*command)
             assert (refused.code, said in refused.err) == (4, True), (command, refused.err)
-    told = call("chat", folder, "--message", "hi")
-    assert (told.code, f"tunesmith evaluate {folder} FILE" in told.err) == (4, True)
+    refused = call("models", "merge", folder, "--out", "merged")
+    assert (refused.code, f"tunesmith chat {folder}" in refused.err) == (4, True)
     choose(run, "prompt/few-shot")
     refused = call("evaluate", run, run / "splits" / "test.parquet")
     assert (refused.code, "details.prompt" in refused.err) == (4, True)
