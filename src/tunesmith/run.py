@@ -188,6 +188,11 @@ class Run:
     def _use(self, choice: str) -> str:
         """What to do with a chosen candidate that is no fine-tuned model."""
         family, _, last = choice.partition("/")
+        if choice.endswith("+threshold"):
+            return (
+                f"It is {choice.removesuffix('+threshold')} with a threshold for each group, which stand in "
+                f"{self.candidate(choice)}/evaluation.json (details.remedy)"
+            )
         config = self.settings().get("config", {})
         model = config.get("model") or read_json(self.plan_file)["facts"]["model"]
         index = (config.get("rag") or {}).get("index") or self.folder / "index"

@@ -11,11 +11,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.config import Remedy
 from tunesmith.errors import EvaluationError
 from tunesmith.evaluate.metrics import (
     COMPARABLE,
@@ -56,6 +57,12 @@ GUARDRAILS = {
 # The worst that a choice may show. Overfitting excludes nothing: the weights kept are the best step's, and the test
 # examples have judged them. How much may be remembered of training data depends on the data, so the user says.
 LIMITS: dict[str, str | float] = {"overfitting": "overfit", "forgetting": "mild", "memorization": "off", "bias": "off"}
+
+
+def plain_id(candidate: str) -> str:
+    """A candidate's id without its remedy: ``tune/tiny/lora`` of ``tune/tiny/lora+reweigh``."""
+    plain, _, remedy = candidate.rpartition("+")
+    return plain if remedy in get_args(Remedy) else candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +306,7 @@ def read_contender(evaluation: Mapping[str, Any], metric: str, limits: Mapping[s
                 f"it widens the gap between groups of '{found['column']}' by {100 * found['value']:.1f} points, at "
                 f"least {100 * found['low']:.1f}"
             )
-        elif found is None or bias.get("status") != "ok":
+        elif found is None or "not_run" in (bias.get("status"), (evaluation.get("stereotypes") or {}).get("status")):
             unmeasured.append("bias")
     cost = candidate_cost(evaluation.get("train_seconds"), evaluation.get("seconds_per_example"))
     baseline = bool(evaluation.get("baseline"))
