@@ -77,8 +77,9 @@ class Embedding:
             train_seconds=time.monotonic() - started,
             details={
                 "encoder": encoder, "pooling": self._pooling, "predictor": self.fitted.name, **self.fitted.setting,
-                "tried_on_validation": tried, "texts_cut": cut, **by_group,
+                "tried_on_validation": tried, "texts_cut": cut,
             },
+            measured=by_group,
         )  # fmt: skip
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
