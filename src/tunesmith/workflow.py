@@ -22,6 +22,7 @@ from tunesmith.config import FINE_TUNED, FORMAT_VERSION, AnyConfig, Config, pars
 from tunesmith.data.prepare import prepare_data
 from tunesmith.data.split import labels_of
 from tunesmith.errors import ConfigError, RunError, TunesmithError
+from tunesmith.evaluate.calibration import calibration
 from tunesmith.evaluate.compare import metric_interval
 from tunesmith.hardware import detect, free_disk_bytes, measure_sgemm, peak_memory_bytes, reset_peak_memory
 from tunesmith.plan.choose import DEFAULT_MODEL, Plan, choose_plan
@@ -318,7 +319,8 @@ def evaluate_candidate(
 ) -> None:
     """Fit one candidate and judge it on the test split.
 
-    Reads splits/; writes candidates/<id>/ (predictions.parquet, evaluation.json, and what fitting leaves there).
+    Reads splits/; writes candidates/<id>/ (predictions.parquet, evaluation.json, what fitting leaves there, and
+    validation.parquet where a temperature is fitted on it).
     """
     folder = directory.candidate(row["id"])
     entry: dict[str, Any] = {"id": row["id"], "baseline": row["baseline"]}
@@ -327,7 +329,14 @@ def evaluate_candidate(
         candidate, fit = _fit(config, directory, task, planned, row, listener)
         predictions = candidate.predict(read_examples(directory.split("test")))
         write_predictions(folder / "predictions.parquet", predictions)
+        held_out: Sequence[Prediction] = ()
+        if config.task.kind == "classification" and config.task.temperature_scaling and predictions[0].probabilities:
+            held_out = candidate.predict(read_examples(directory.split("validation")))
+            write_predictions(folder / "validation.parquet", held_out)
         entry |= {"status": "ok", **measure(task, predictions, config.seed), **fitted(fit)}
+        if config.task.kind == "classification":
+            rng = np.random.default_rng([config.seed, 8])
+            entry["calibration"] = calibration(predictions, task.labels, rng, held_out)
     except TunesmithError as error:
         if isinstance(error, RunError):  # the disk, not the candidate
             raise

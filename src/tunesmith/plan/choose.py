@@ -183,7 +183,8 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
     family = candidate_id.split("/", 1)[0]
     own = facts.tokens_per_example - facts.prefix_tokens + facts.labels * 2
     own += getattr(config.task, "max_new_tokens", 0)
-    test = estimate.scoring_seconds(facts, facts.test, own)
+    scaled = facts.validation if getattr(config.task, "temperature_scaling", False) else 0
+    test = estimate.scoring_seconds(facts, facts.test + scaled, own)
     if family == "boosting":
         return 2 + 0.002 * facts.train, estimate.OTHER_PROCESS_BYTES
     if family == "baseline":
