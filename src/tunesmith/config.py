@@ -228,6 +228,9 @@ class Train(Settings):
     train_on: Literal["assistant", "all"] = Field("assistant", description="Which tokens carry loss.")
     evals_per_epoch: int = Field(2, gt=0, le=1000, description="How often validation loss is measured.")
     patience: int = Field(4, ge=0, description="Evaluations without improvement before stopping; 0: never stop.")
+    select: Literal["loss", "metric"] = Field(
+        "loss", description="What the best step and early stopping go by, on validation: the loss or the task's metric."
+    )
     share_prefix: bool = Field(True, description="Compute the tokens that examples of a step share only once.")
 
 
@@ -476,6 +479,8 @@ def _refuse_for_several(tasks: Iterable[Task | None], train: Train, what: str) -
         for place, task in enumerate(tasks)
         if isinstance(task, Classification) and task.temperature_scaling
     ]
+    if train.select == "metric":
+        unused.append("train.select: metric")
     if unused:
         raise ValueError(
             f"{', '.join(unused)}: works in a project of one task only, not in one with {what}; leave it out"

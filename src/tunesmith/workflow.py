@@ -18,6 +18,7 @@ import yaml
 
 from tunesmith.candidates import FAMILIES, Candidate, Context, Fit
 from tunesmith.candidates.candidate import Listener, model_id
+from tunesmith.candidates.follow import require_metric
 from tunesmith.config import FINE_TUNED, FORMAT_VERSION, AnyConfig, Config, parse_any_config
 from tunesmith.data.prepare import prepare_data
 from tunesmith.data.split import labels_of
@@ -258,6 +259,8 @@ def _interfaces(config: Config, task: Task, architecture: str) -> dict[str, str]
     for kind in kinds:
         try:
             found[kind] = task.interface(architecture, kind)
+            if config.fine_tunes:
+                require_metric(task, config.train.select)
             if METHODS[kind].four_bit:
                 require_bitsandbytes()
                 if found[kind] not in ("causal", "preference"):

@@ -121,7 +121,7 @@ def choose_plan(
             "schedule": config.train.schedule, "warmup_ratio": config.train.warmup_ratio,
             "weight_decay": config.train.weight_decay, "max_grad_norm": config.train.max_grad_norm,
             "evals_per_epoch": config.train.evals_per_epoch,
-            "patience": config.train.patience, "seed": config.seed,
+            "patience": config.train.patience, "seed": config.seed, "select": config.train.select,
         }  # fmt: skip
     candidates = _candidates(config, facts, model_name, epochs, batch)
     _refuse_what_does_not_fit(config, facts, candidates)
