@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import glob
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -41,6 +41,9 @@ class Classification(Settings):
         None, description="Likelihood of the label's words, or a classification head; left out: what the model allows."
     )
     metric: Literal["accuracy", "macro_f1"] = Field("accuracy", description="What candidates are compared by.")
+    temperature_scaling: bool = Field(
+        False, description="Scale the probabilities by a temperature fitted on validation, and show what it does."
+    )
 
 
 class MultiLabel(Settings):
@@ -227,6 +230,9 @@ class Train(Settings):
     train_on: Literal["assistant", "all"] = Field("assistant", description="Which tokens carry loss.")
     evals_per_epoch: int = Field(2, gt=0, le=1000, description="How often validation loss is measured.")
     patience: int = Field(4, ge=0, description="Evaluations without improvement before stopping; 0: never stop.")
+    select: Literal["loss", "metric"] = Field(
+        "loss", description="What the best step and early stopping go by, on validation: the loss or the task's metric."
+    )
     share_prefix: bool = Field(True, description="Compute the tokens that examples of a step share only once.")
 
 
@@ -539,6 +545,25 @@ class TaskPart(Settings):
         return {**own, "task": {key: item for key, item in value.items() if key not in own}}
 
 
+def _refuse_for_several(tasks: Iterable[Task | None], train: Train, what: str) -> None:
+    """Settings that mean something for one task alone are refused where there are several, rather than left unused.
+
+    Raises:
+        ValueError: Names all of them.
+    """
+    unused = [
+        f"tasks.{place}.temperature_scaling"
+        for place, task in enumerate(tasks)
+        if isinstance(task, Classification) and task.temperature_scaling
+    ]
+    if train.select == "metric":
+        unused.append("train.select: metric")
+    if unused:
+        raise ValueError(
+            f"{', '.join(unused)}: works in a project of one task only, not in one with {what}; leave it out"
+        )
+
+
 class Mixing(Settings):
     temperature: float = Field(1.0, ge=1, description="1: drawn by size; larger: more evenly.")
     cap: int | None = Field(None, gt=0, description="A task counts as having at most this many examples.")
@@ -552,6 +577,7 @@ class Mixture(Common):
 
     @model_validator(mode="after")
     def _all_weights_or_none(self) -> Self:
+        _refuse_for_several((part.task for part in self.tasks.values()), self.train, "several tasks")
         without = [name for name, part in self.tasks.items() if part.weight is None]
         if without and len(without) < len(self.tasks):
             raise ValueError(f"tasks: {without} have no weight and others do; give each one, or none")
@@ -600,6 +626,9 @@ class Stages(Common):
 
     @model_validator(mode="after")
     def _stages_differ(self) -> Self:
+        parts = [part.task for stage in self.stages for part in (stage.tasks or {}).values()]
+        for train in (self.train, *(stage.train for stage in self.stages if stage.train)):
+            _refuse_for_several([*(stage.task for stage in self.stages), *parts], train, "stages")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages: each name may stand once, got {names}")

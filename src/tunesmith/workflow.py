@@ -18,10 +18,12 @@ import yaml
 
 from tunesmith.candidates import FAMILIES, Candidate, Context, Fit
 from tunesmith.candidates.candidate import Listener, model_id
+from tunesmith.candidates.follow import require_metric
 from tunesmith.config import FINE_TUNED, FORMAT_VERSION, AnyConfig, Config, parse_any_config
 from tunesmith.data.prepare import prepare_data
 from tunesmith.data.split import labels_of
 from tunesmith.errors import ConfigError, RunError, TunesmithError
+from tunesmith.evaluate.calibration import calibration
 from tunesmith.evaluate.compare import metric_interval
 from tunesmith.evaluate.swaps import swap_variants, write_swaps
 from tunesmith.hardware import detect, free_disk_bytes, measure_sgemm, peak_memory_bytes, reset_peak_memory
@@ -263,6 +265,8 @@ def _interfaces(config: Config, task: Task, architecture: str) -> dict[str, str]
     for kind in kinds:
         try:
             found[kind] = task.interface(architecture, kind)
+            if config.fine_tunes:
+                require_metric(task, config.train.select)
             if METHODS[kind].four_bit:
                 require_bitsandbytes()
                 if found[kind] not in ("causal", "preference"):
@@ -324,8 +328,8 @@ def evaluate_candidate(
 ) -> None:
     """Fit one candidate and judge it on the test split.
 
-    Reads splits/; writes candidates/<id>/ (predictions.parquet, evaluation.json, swaps/ where swaps are asked for, and
-    what fitting leaves there).
+    Reads splits/; writes candidates/<id>/ (predictions.parquet, evaluation.json, swaps/ where swaps are asked for,
+    validation.parquet where a temperature is fitted on it, and what fitting leaves there).
     """
     folder = directory.candidate(row["id"])
     entry: dict[str, Any] = {"id": row["id"], "baseline": row["baseline"]}
@@ -338,7 +342,14 @@ def evaluate_candidate(
         predictions = answers[: len(test)]
         write_swaps(directory, row["id"], variants, answers[len(test) :])
         write_predictions(folder / "predictions.parquet", predictions)
+        held_out: Sequence[Prediction] = ()
+        if config.task.kind == "classification" and config.task.temperature_scaling and predictions[0].probabilities:
+            held_out = candidate.predict(read_examples(directory.split("validation")))
+            write_predictions(folder / "validation.parquet", held_out)
         entry |= {"status": "ok", **measure(task, predictions, config.seed), **fitted(fit)}
+        if config.task.kind == "classification":
+            rng = np.random.default_rng([config.seed, 8])
+            entry["calibration"] = calibration(predictions, task.labels, rng, held_out)
     except TunesmithError as error:
         if isinstance(error, RunError):  # the disk, not the candidate
             raise

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tunesmith.candidates.candidate import Context, Family, Fit
+from tunesmith.candidates.follow import follow, how_many, require_metric
 from tunesmith.config import Config
-from tunesmith.errors import ConfigError, TrainingError
+from tunesmith.errors import ConfigError, EvaluationError, TrainingError
 from tunesmith.evaluate.compare import plain_id
 from tunesmith.records import Example, Prediction
 from tunesmith.tasks import Task
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tunesmith.evaluate.stereotypes import Answers
     from tunesmith.model.load import LanguageModel
     from tunesmith.train.batches import Order
-    from tunesmith.train.loop import LoopSettings, TrainResult
+    from tunesmith.train.loop import LoopSettings, Measured, TrainResult
     from tunesmith.train.methods import Attached
     from tunesmith.train.objectives import Interface, Item, Objective
 
@@ -101,6 +102,7 @@ class Tuned:
         listener, config = self.context.listener, self.context.config
         listener(f"{self.id}: loading {self.context.model}", 0, 0, {})
         kind = one_interface(parts, architecture(resolve_model(self.context.model)), self.method.kind)
+        require_metric(parts[0].task, config.train.select)
         settings = LoopSettings(**self.context.loop[self.method.kind])
         torch.manual_seed(settings.seed)
         outputs, four_bit = getattr(self.context.task, "outputs", 0), METHODS[self.method.kind].four_bit
@@ -131,24 +133,27 @@ class Tuned:
         order_of_all = np.random.default_rng([config.seed, 4]).permutation(len(items))
         fixed = [items[i] for i in order_of_all[:FIXED_SUBSET]], held_out[:FIXED_SUBSET]
         untrained = self._untrained(lm, objective, parts, fixed)
+        metric = self._follow(lm, parts, held_out)
         result = run_loop(
             attached.model, attached.trainable, objective, items, [item for _, item in watched], settings, self.folder,
             paces=attached.paces, order=_order(OBJECTIVES[kind], learned, order),
             parts=[name for name, _ in watched] if len(followed) > 1 else None,
             listener=lambda e: listener(f"{self.id}: training", e["step"], e["steps"], e),
+            metric=None if isinstance(metric, str) else metric,
         )  # fmt: skip
         if _norms(attached) == before:
             raise TrainingError(
-                f"{self.id}: nothing was learned: the best validation loss was that of the base model "
-                f"({result.best_validation_loss:.4f}; at step {result.last_step} {result.last_validation_loss:.4f}). "
-                "Lower train.learning_rate, or keep to a prompt."
+                f"{self.id}: nothing was learned: the best validation {settings.select} was that of the base model "
+                f"(loss {result.best_validation_loss:.4f}; at step {result.last_step} "
+                f"{result.last_validation_loss:.4f}). Lower train.learning_rate, or keep to a prompt."
             )
         lm.model.eval()
         self._save(attached, lm, parts)
         self._trained = lm
         losses = self._losses(lm, objective, fixed, "overfitting")
         measured = {
-            "overfitting": self._overfitting(losses, result, OBJECTIVES[kind].loss_unit),
+            "overfitting": self._overfitting(losses, result, OBJECTIVES[kind].loss_unit)
+            | {"course": self._course([item.units for _, item in watched], settings, result, parts[0].task, metric)},
             "forgetting": self._forgetting(lm, held_out, base),
             "memorization": self._memorization(lm, fixed, losses, untrained),
         }
@@ -258,6 +263,36 @@ class Tuned:
         ]
         rng = np.random.default_rng([self.context.config.seed, 5])
         return overfitting(losses[0], losses[1], curve, result.best_step, result.last_step, rng, unit)
+
+    def _follow(self, lm: LanguageModel, parts: Sequence[Part], items: Sequence[Any]) -> Callable[[], Measured] | str:
+        """What measures the task's metric during training; or why it is not followed."""
+        if len(parts) > 1:
+            return "several data sets were trained at once"
+        task, examples = parts[0].task, parts[0].validation
+        try:
+            count = how_many(task, lm.interface, len(examples), self.context.config.train.select)
+        except EvaluationError as error:
+            return str(error)
+        return follow(task, lm, examples[:count], items)
+
+    def _course(
+        self,
+        units: Sequence[int],
+        settings: LoopSettings,
+        result: TrainResult,
+        task: Task,
+        metric: Callable[[], Measured] | str,
+    ) -> dict[str, Any]:
+        from tunesmith.evaluate.course import course
+        from tunesmith.train.events import read_metrics
+
+        lines, rng = read_metrics(self.folder / "metrics.jsonl"), np.random.default_rng([self.context.config.seed, 9])
+        found = course(
+            read_metrics(self.folder / "validations.jsonl"), units, [(line["step"], line["loss"]) for line in lines],
+            result.best_step, lines[-1]["steps"], lines[-1]["step"] / lines[-1]["epoch"], settings.learning_rate, rng,
+            None if isinstance(metric, str) else task.metric,
+        )  # fmt: skip
+        return found | ({"metric_not_followed": metric} if isinstance(metric, str) else {})
 
     def _untrained(
         self, lm: LanguageModel, objective: Objective, parts: Sequence[Part], fixed: Fixed

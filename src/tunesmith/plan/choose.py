@@ -123,7 +123,7 @@ def choose_plan(
             "schedule": config.train.schedule, "warmup_ratio": config.train.warmup_ratio,
             "weight_decay": config.train.weight_decay, "max_grad_norm": config.train.max_grad_norm,
             "evals_per_epoch": config.train.evals_per_epoch,
-            "patience": config.train.patience, "seed": config.seed,
+            "patience": config.train.patience, "seed": config.seed, "select": config.train.select,
         }  # fmt: skip
     candidates = _candidates(config, facts, model_name, epochs, batch)
     _refuse_what_does_not_fit(config, facts, candidates)
@@ -187,6 +187,7 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
     own = facts.tokens_per_example - facts.prefix_tokens + facts.labels * 2
     own += getattr(config.task, "max_new_tokens", 0)
     asked = facts.test * (3 if config.fairness.swaps else 1)  # as it is, swapped, and with the placebo, at most
+    asked += facts.validation if getattr(config.task, "temperature_scaling", False) else 0
     test = estimate.scoring_seconds(facts, asked, own)
     if family == "boosting":
         return 2 + 0.002 * facts.train, estimate.OTHER_PROCESS_BYTES

@@ -221,7 +221,14 @@ def _read_curve(path: Path, candidate: Json) -> Curve | None:
     train = tuple((r["step"], r["loss"]) for r in rows if r.get("loss") is not None)
     validation = tuple((r["step"], r["validation_loss"]) for r in rows if r.get("validation_loss") is not None)
     unit = (candidate.get("details") or {}).get("loss_unit", "in nats per token")
-    return Curve(train, validation, (candidate["overfitting"] or {}).get("best_step"), unit)
+    names = dict.fromkeys(name for r in rows for name in r.get("validation_metrics") or {})
+    followed = {
+        name: tuple(
+            (r["step"], value) for r in rows if (value := (r.get("validation_metrics") or {}).get(name)) is not None
+        )
+        for name in names
+    }
+    return Curve(train, validation, (candidate["overfitting"] or {}).get("best_step"), unit, followed)
 
 
 def _answers(
