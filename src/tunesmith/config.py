@@ -183,6 +183,16 @@ class Data(Settings):
     overlong: Literal["refuse", "drop", "truncate_left"] = Field(
         "refuse", description="What happens to an example longer than max_length tokens."
     )
+    contamination: Literal["words", "meaning", "off"] = Field(
+        "words",
+        description="How test and validation examples are looked for in train: equal and near copies by their words; "
+        "also paraphrases by their meaning, which embeds every text; or not.",
+    )
+
+    @field_validator("contamination", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
 
     @field_validator("sensitive", mode="before")
     @classmethod
