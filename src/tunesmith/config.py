@@ -371,8 +371,10 @@ class Common(Settings):
     guardrails: Guardrails = Guardrails()
     prices: Prices | None = Field(None, description="Given, the report says what each candidate costs in money.")
     forgetting: Literal["quick", "off"] = Field("quick", description="Probe suites run on base and tuned model.")
-    memorization: Literal["quick", "off"] = Field(
-        "quick", description="Whether training examples can be told from others, and long answers recited."
+    memorization: Literal["quick", "canaries", "off"] = Field(
+        "quick",
+        description="Whether training examples can be told from others, and answers recited; canaries: also how often "
+        "a secret must stand to be remembered, by a second training with planted ones, which is thrown away.",
     )
 
     @property
