@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tunesmith.measures.metrics import longest_common_subsequence
+from tunesmith.measures.uncertainty import wilson_interval
 from tunesmith.records import Interval
 
 VERBATIM = 50  # tokens in a row
@@ -104,7 +105,8 @@ def membership_auc(members: ArrayLike, others: ArrayLike) -> Interval:
         others: Scores of examples drawn alike but not trained; shape (m,).
 
     Returns:
-        The area under the ROC curve with its 95 % interval (DeLong); ``n`` is n + m.
+        The area under the ROC curve with its 95 % interval: DeLong's, or, where the two are wholly apart, Wilson's for
+        the smaller of n and m; ``n`` is n + m.
 
     Raises:
         ValueError: If either has fewer than two scores.
@@ -119,6 +121,12 @@ def membership_auc(members: ArrayLike, others: ArrayLike) -> Interval:
     by_member, by_other = wins.mean(axis=1), wins.mean(axis=0)
     area = float(wins.mean())
     error = math.sqrt(by_member.var(ddof=1) / a.size + by_other.var(ddof=1) / b.size)
+    if area in (
+        0.0,
+        1.0,
+    ):  # no pair out of order tells nothing of how rare one is: as sure as the smaller side is large
+        sure = wilson_interval(area * min(a.size, b.size), min(a.size, b.size))
+        return Interval(area, sure.low, sure.high, a.size + b.size)
     return Interval(area, max(0.0, area - _Z * error), min(1.0, area + _Z * error), a.size + b.size)
 
 

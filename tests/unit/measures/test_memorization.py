@@ -128,3 +128,9 @@ def test_the_error_behind_the_interval_is_that_of_resampling(rng):
         for _ in range(2000)
     ]
     assert (found.high - found.low) / 2 / 1.96 == pytest.approx(np.std(drawn), rel=0.08)
+
+
+def test_scores_that_are_wholly_apart_are_no_surer_than_their_number(rng):
+    found = membership_auc(rng.random(30) + 2, rng.random(50))
+    assert (found.value, found.low, found.high) == (1.0, pytest.approx(30 / (30 + 1.96**2), abs=1e-4), 1.0)
+    assert membership_auc(rng.random(30), rng.random(50) + 2).high == pytest.approx(1 - found.low)
