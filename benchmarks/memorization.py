@@ -3,14 +3,14 @@
     python benchmarks/memorization.py
 
 SmolLM2-135M-instruct learns to write questions (XQuAD's in English, CC BY-SA 4.0; of each passage one while there are
-passages). Membership: 100 are trained by LoRA of rank 64, 2 times over and then 18 times more, watched on themselves so
-that the last weights are kept, and told from 100 others drawn alike: before training by their loss, after it by how
-much training lowered it. Beside that stands the vote of windows (arXiv:2601.02751): windows of 2, 3, 4, 6, 9 and 13
-tokens slide over an answer, and each votes for membership where training lowered its loss. Canaries: 200 questions are
-trained twice over with six planted codes, two that stand once, two 4 times, two 16 times.
+passages). Membership: 100 are trained by LoRA of rank 64, twice gently and then 18 times more, watched on some of
+themselves so that late weights are kept, and told from 100 others drawn alike: before training by their loss, after it
+by how much training lowered it. Beside that stands the vote of windows (arXiv:2601.02751): windows of 2, 3, 4, 6, 9 and
+13 tokens slide over an answer, and each votes for membership where training lowered its loss. Canaries: 200 questions
+are trained twice over with six planted codes, two that stand once, two 4 times, two 16 times.
 
 Exits with 1 unless the AUC's interval holds 0.5 before training, the AUC is above 0.9 after all of it, both canaries
-that stood 16 times are found and none that stood once is; takes about 6 minutes on two cores. ``--examples`` and
+that stood 16 times are found and none that stood once is; takes about 10 minutes on two cores. ``--examples`` and
 ``--epochs`` try it out on less.
 """
 
@@ -30,7 +30,9 @@ import numpy as np
 from environment import test_data, write_result
 
 MODEL = "smollm2-135m-instruct"
-RATE, RANK = 2e-3, 64
+RANK = 64
+FIRST_RATE, RATE = 5e-4, 2e-3
+WATCHED = 8  # trained examples whose loss is followed
 CANARY_RATE, CANARY_EPOCHS = 1e-3, 2
 FIRST_EPOCHS = 2
 WINDOWS = (2, 3, 4, 6, 9, 13)  # tokens
@@ -68,8 +70,9 @@ def _membership(n: int, epochs: float) -> dict[str, Any]:
     attached = _attach(lm)
     before = [_losses(lm, part) for part in parts]
     found = {"before": _told([[-loss.mean() for loss in part] for part in before])}
-    for name, more in (("few_epochs", FIRST_EPOCHS), ("all_epochs", epochs - FIRST_EPOCHS)):
-        _train(lm, attached, parts[0], parts[0], more, RATE)
+    stages = (("few_epochs", FIRST_EPOCHS, FIRST_RATE), ("all_epochs", epochs - FIRST_EPOCHS, RATE))
+    for name, more, rate in stages:
+        _train(lm, attached, parts[0], parts[0][:WATCHED], more, rate)
         gained = [
             [a - b for a, b in zip(loss, _losses(lm, part), strict=True)]
             for loss, part in zip(before, parts, strict=True)
