@@ -188,6 +188,16 @@ class Data(Settings):
     overlong: Literal["refuse", "drop", "truncate_left"] = Field(
         "refuse", description="What happens to an example longer than max_length tokens."
     )
+    contamination: Literal["words", "meaning", "off"] = Field(
+        "words",
+        description="How test and validation examples are looked for in train: equal and near copies by their words; "
+        "also paraphrases by their meaning, which embeds every text; or not.",
+    )
+
+    @field_validator("contamination", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
 
     @field_validator("sensitive", mode="before")
     @classmethod
@@ -426,8 +436,10 @@ class Common(Settings):
     guardrails: Guardrails = Guardrails()
     prices: Prices | None = Field(None, description="Given, the report says what each candidate costs in money.")
     forgetting: Literal["quick", "off"] = Field("quick", description="Probe suites run on base and tuned model.")
-    memorization: Literal["quick", "off"] = Field(
-        "quick", description="Whether training examples can be told from others, and long answers recited."
+    memorization: Literal["quick", "canaries", "off"] = Field(
+        "quick",
+        description="Whether training examples can be told from others, and answers recited; canaries: also how often "
+        "a secret must stand to be remembered, by a second training with planted ones, which is thrown away.",
     )
 
     @property

@@ -120,7 +120,10 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of a check: what was found, where, and what to do. ``rows`` are 1-based line numbers."""
+    """The result of a check: what was found, where, and what to do. ``rows`` are 1-based line numbers.
+
+    ``pairs``, of a check that compares examples, are the sources of both sides and how alike they are, from 0 to 1.
+    """
 
     check: str
     severity: Severity
@@ -129,6 +132,7 @@ class Finding:
     rows: tuple[int, ...] = ()
     examples: tuple[str, ...] = ()
     fix: str = ""
+    pairs: tuple[tuple[str, str, float], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

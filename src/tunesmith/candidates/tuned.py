@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from tunesmith.evaluate.memorization import Half
+    from tunesmith.evaluate.personal import Beginning
     from tunesmith.evaluate.stereotypes import Answers
     from tunesmith.model.load import LanguageModel
     from tunesmith.train.batches import Order
@@ -51,12 +52,14 @@ Fixed = tuple[Sequence[Any], Sequence[Any]]  # items of a fixed part of the trai
 
 
 class Untrained(NamedTuple):
-    """What the model said before training: losses of the fixed items, where it has any that mean something, and which
-    of the answers it recites."""
+    """What the model said before training: losses of the fixed items, where it has any that mean something, which of
+    the answers it recites, and which personal information it writes; None where it cannot be asked for any."""
 
     losses: list[np.ndarray] | None
     halves: list[Half]
     recited: list[bool]
+    beginnings: list[Beginning] | None
+    emitted: list[bool]
 
 
 class Tuned:
@@ -113,6 +116,8 @@ class Tuned:
         followed = {p.name: encode(p.task, lm.tokenizer, p.validation, encoding)[0] for p in parts if p.validation}
         stereotyped = self._stereotypes(lm, cached=True)
         base = self._base_scores(lm, [item for part in followed.values() for item in part])
+        whole = order is None and start is None
+        canaries = self._canaries(kind, list(learned.values()), list(followed.values()), settings, whole)
 
         torch.manual_seed(settings.seed)
         attached = METHODS[self.method.kind].attach(lm.model, self.method)
@@ -132,7 +137,7 @@ class Tuned:
             probe(lm, attached, objective, learned)
         order_of_all = np.random.default_rng([config.seed, 4]).permutation(len(items))
         fixed = [items[i] for i in order_of_all[:FIXED_SUBSET]], held_out[:FIXED_SUBSET]
-        untrained = self._untrained(lm, objective, parts, fixed)
+        untrained = self._untrained(lm, objective, parts, fixed, items)
         metric = self._follow(lm, parts, held_out)
         result = run_loop(
             attached.model, attached.trainable, objective, items, [item for _, item in watched], settings, self.folder,
@@ -155,7 +160,7 @@ class Tuned:
             "overfitting": self._overfitting(losses, result, OBJECTIVES[kind].loss_unit)
             | {"course": self._course([item.units for _, item in watched], settings, result, parts[0].task, metric)},
             "forgetting": self._forgetting(lm, held_out, base),
-            "memorization": self._memorization(lm, fixed, losses, untrained),
+            "memorization": self._memorization(lm, fixed, losses, untrained, canaries),
         }
         if stereotyped is not None:
             from tunesmith.evaluate.stereotypes import stereotypes
@@ -294,26 +299,55 @@ class Tuned:
         )  # fmt: skip
         return found | ({"metric_not_followed": metric} if isinstance(metric, str) else {})
 
+    def _canaries(
+        self,
+        kind: str,
+        learned: Sequence[Sequence[Any]],
+        followed: Sequence[Sequence[Any]],
+        settings: LoopSettings,
+        whole: bool,
+    ) -> dict[str, Any] | None:
+        """Which planted secrets a second training remembers; None where that was not asked for."""
+        from tunesmith.candidates.shadow import canary_exposure
+
+        if self.context.config.memorization != "canaries":
+            return None
+        if kind != "causal":
+            return {"status": "not_applicable", "reason": f"canaries are planted for decoders, not for {kind} models"}
+        if not whole or len(learned) > 1:
+            return {"status": "not_run", "reason": "canaries are planted where one data set is trained alone"}
+        items, validation = learned[0], followed[0][:VALIDATION_LIMIT]
+        return canary_exposure(self.context, self.id, self.method, items, validation, settings, self.folder)
+
     def _untrained(
-        self, lm: LanguageModel, objective: Objective, parts: Sequence[Part], fixed: Fixed
+        self, lm: LanguageModel, objective: Objective, parts: Sequence[Part], fixed: Fixed, items: Sequence[Any]
     ) -> Untrained | str:
         """What memorised data is measured against, taken before training; or why it is not measured."""
         from tunesmith.evaluate import memorization as measure
+        from tunesmith.evaluate.personal import beginnings, emitted, holds_personal
         from tunesmith.model.generate import end_tokens
 
         if self.context.config.memorization == "off":
             return "switched off in the config (memorization: off)"
         if len(parts) > 1 or not parts[0].alike:
             return "training examples were not drawn or shown like validation examples, so they differ without training"
-        halves = measure.answer_halves(fixed[0], end_tokens(lm)) if lm.interface in measure.CONTINUING else []
+        continues = lm.interface in measure.CONTINUING
+        halves = measure.answer_halves(fixed[0], end_tokens(lm)) if continues else []
+        asked = beginnings(items, lm.tokenizer) if continues else None if holds_personal(parts[0].train) else []
         has_ratio = lm.interface in measure.WITH_RATIO
         losses = self._losses(lm, objective, fixed, "base on training examples") if has_ratio else None
-        return Untrained(losses, halves, measure.recited(lm, halves))
+        return Untrained(losses, halves, measure.recited(lm, halves), asked, emitted(lm, asked or ()))
 
     def _memorization(
-        self, lm: LanguageModel, fixed: Fixed, losses: Sequence[np.ndarray], untrained: Untrained | str
+        self,
+        lm: LanguageModel,
+        fixed: Fixed,
+        losses: Sequence[np.ndarray],
+        untrained: Untrained | str,
+        canaries: dict[str, Any] | None,
     ) -> dict[str, Any]:
         from tunesmith.evaluate import memorization as measure
+        from tunesmith.evaluate.personal import NOTHING, emitted, personal
 
         if isinstance(untrained, str):
             return {"status": "not_run", "reason": untrained}
@@ -328,8 +362,13 @@ class Tuned:
             written = measure.no_long_answer(len(fixed[0]))
         else:
             written = {"status": "not_run", "reason": f"{lm.interface} models are not asked to go on with an answer"}
-        own_file = self.context.config.data.validation is not None
-        return measure.memorization(found, written, measure.OWN_FILE if own_file else "")
+        said = NOTHING
+        if untrained.beginnings:
+            said = personal(untrained.beginnings, untrained.emitted, emitted(lm, untrained.beginnings))
+        elif untrained.beginnings is None:
+            said = {"status": "not_run", "reason": f"{lm.interface} models are not asked to go on with an answer"}
+        note = measure.OWN_FILE if self.context.config.data.validation is not None else ""
+        return measure.memorization(found, written, note, said, canaries or measure.NOT_ASKED)
 
     def _details(self, settings: LoopSettings, result: TrainResult) -> dict[str, Any]:
         import dataclasses

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tunesmith.config import Data
 from tunesmith.data.audit import audit_findings, audit_groups
+from tunesmith.data.checks import CHECKS
 from tunesmith.data.lexicon import read_lexica
 from tunesmith.data.read import ReadResult, read_examples
 from tunesmith.data.read.formats import LABELLED
@@ -19,7 +20,7 @@ from tunesmith.sources import resolve_files
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The splits, what each file held, and all findings (of reading, of splitting, of groups and labels)."""
+    """The splits, what each file held, and all findings (of reading, of splitting, of groups and labels, of checks)."""
 
     split: Split
     files: dict[str, ReadResult]
@@ -79,8 +80,9 @@ def prepare_data(data: Data, task_kind: str, seed: int, swapped: Sequence[str] =
         kept = limit_train(split.train, data.train_limit, stratify, task_kind)
         split = Split(kept, split.validation, split.test, split.findings)
     found = tuple(finding for result in files.values() for finding in result.findings)
-    of_groups = tuple(audit_findings(audit_groups(split.train, data.sensitive)))
-    return Prepared(split, files, found + split.findings + of_groups, task_kind)
+    found += split.findings + tuple(audit_findings(audit_groups(split.train, data.sensitive)))
+    found += tuple(finding for check in CHECKS.values() for finding in check(split, data))
+    return Prepared(split, files, found, task_kind)
 
 
 def neutral_key(lexica: Sequence[str]) -> Callable[[Example], str]:

@@ -225,7 +225,9 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
         seconds += 2 * estimate.scoring_seconds(facts, 1, SCORED_TOKENS_QUICK)
     if config.fairness.suites != "off":
         seconds += 2 * estimate.scoring_seconds(facts, 1, BIAS_TOKENS[config.fairness.suites])
-    if config.memorization == "quick":
+    if config.memorization == "canaries":  # trained a second time
+        seconds += estimate.training_seconds(facts, method.kind, epochs[method.kind], batch, config.train.share_prefix)
+    if config.memorization != "off":
         fixed = min(FIXED_SUBSET, facts.train) + min(FIXED_SUBSET, facts.validation)
         seconds += estimate.scoring_seconds(facts, fixed, facts.tokens_per_example - facts.prefix_tokens)
     tokens = config.train.micro_batch_tokens

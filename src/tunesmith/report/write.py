@@ -14,10 +14,11 @@ from tunesmith.config import FORMAT_VERSION
 from tunesmith.errors import RunError
 from tunesmith.evaluate.bias import bias_of_run
 from tunesmith.evaluate.compare import COSTED_PREDICTIONS, LIMITS, candidate_cost, choose, compare_all, read_contender
+from tunesmith.evaluate.contamination import contamination
 from tunesmith.evaluate.metrics import METRICS, PERCENT, SHARE, item_scores
 from tunesmith.measures.metrics import confusion_matrix
 from tunesmith.measures.uncertainty import minimum_detectable_effect
-from tunesmith.records import Example, Prediction
+from tunesmith.records import Example, Prediction, Split
 from tunesmith.report.card import model_card
 from tunesmith.report.findings import is_tuned
 from tunesmith.report.html import Answer, Curve, Evidence, render_html
@@ -35,7 +36,7 @@ Json = dict[str, Any]
 def write_report(run: Run) -> Json:
     """Compare the candidates of a run and write the verdict.
 
-    Reads run.yaml, data.json, plan.json, splits/test.parquet, and of every candidate evaluation.json,
+    Reads run.yaml, data.json, plan.json, splits/, and of every candidate evaluation.json,
     predictions.parquet and metrics.jsonl. Writes report.json, report.html, and a README.md beside the weights
     of every fine-tuned candidate.
 
@@ -62,9 +63,15 @@ def write_report(run: Run) -> Json:
             candidate |= {"status": "not_run", "reason": "it has no stored predictions"}
     for candidate in candidates:
         candidate["cost"] = _cost(candidate, config.get("prices"))
+    split = Split(_read_split(run, "train"), _read_split(run, "validation"), _read_split(run, "test"))
     bias, audit = bias_of_run(run, config, predictions)
     for candidate in candidates:
         candidate["bias"] = bias.get(candidate["id"], candidate["bias"])
+    asked = dict.fromkeys(name for c in candidates for name in (c["forgetting"] or {}).get("suites") or ())
+    leaks, of_suites = contamination(
+        split, data.get("findings", []), config.get("data", {}).get("contamination"), asked, predictions,
+        task["metric"], np.random.default_rng([config.get("seed", 0), 8]),
+    )  # fmt: skip
     comparisons = compare_all(predictions, task["metric"], np.random.default_rng(config.get("seed", 0)))
     contenders = [read_contender(c, task["metric"], LIMITS | config.get("guardrails", {})) for c in candidates]
     verdict = choose(contenders, comparisons, metric=task["metric"], margin=margin)
@@ -76,7 +83,12 @@ def write_report(run: Run) -> Json:
         "task": {"kind": task["kind"], "metric": task["metric"]},
         "data": {
             **{part: splits[part]["count"] for part in ("train", "validation", "test")},
-            "findings": [*data.get("findings", []), *plan.get("findings", [])],
+            "findings": [
+                *data.get("findings", []),
+                *(f.to_json() for f in of_suites),
+                *plan.get("findings", []),
+            ],
+            "contamination": leaks,
             "rows": data.get("rows"),
             "accepted": data.get("accepted"),
             "rejected": data.get("rejected"),
@@ -156,6 +168,10 @@ def _cost(candidate: Json, prices: Json | None) -> Json:
         "money": seconds / 3600 * prices["machine_hour"], "currency": prices["currency"],
     }  # fmt: skip
     return {"seconds": seconds, "predictions": COSTED_PREDICTIONS, **money}
+
+
+def _read_split(run: Run, part: str) -> tuple[Example, ...]:
+    return read_examples(run.split(part)) if run.split(part).is_file() else ()
 
 
 def _read_predictions(run: Run, candidate: str) -> list[Prediction]:
