@@ -66,9 +66,9 @@ class Embedding:
             tried += [{"pooling": pooling, **row} for row in fitted.tried]
             if self.fitted is None or fitted.score > self.fitted.score:
                 self.fitted, self._pooling, self._scale = fitted, pooling, scale
-        by_group = self._disagreement(train, poolings[self._pooling], targets) if self._pooling else {}
         if self.fitted is None:
             raise ConfigError(f"encoder: {encoder} gives no vectors. Choose another, such as minilm-l6.")
+        by_group = self._disagreement(train, poolings[self._pooling], targets)
         save_predictor(
             self.folder, self.id, self.context, train[0], self.fitted.model, encoder, self._pooling, self._scale
         )

@@ -32,12 +32,8 @@ if TYPE_CHECKING:
     from tunesmith.candidates.predictor import SavedPredictor
     from tunesmith.model.load import LanguageModel
 
-MEASURED = (
-    "overfitting",
-    "forgetting",
-    "memorization",
-    "stereotypes",
-)  # of the candidate whose answers thresholds change
+# of the candidate whose answers thresholds change
+MEASURED = ("overfitting", "forgetting", "memorization", "stereotypes")
 
 
 def with_remedies(family: Family) -> Family:

@@ -76,14 +76,14 @@ def follow(task: Task, lm: LanguageModel, examples: Sequence[Example], items: Se
 
         lm.model.eval()
         asked = _by_features(task, lm, kept, by_source) if kept else task.predict(lm, examples, "")
-        values, items = {task.metric: _value(asked, task.metric)}, []
+        values = {task.metric: _value(asked, task.metric)}
         if task.kind == "classification":
             values[ERROR] = _value(asked, ERROR)
         found = values[task.metric]
         if found is None:
             return Measured(values, -math.inf, [])
-        items = metric_values(asked, task.metric)[0].tolist()
-        return Measured(values, found if METRICS[task.metric].higher_is_better else -found, items)
+        of_items = metric_values(asked, task.metric)[0].tolist()
+        return Measured(values, found if METRICS[task.metric].higher_is_better else -found, of_items)
 
     return measure
 

@@ -101,10 +101,7 @@ def apply_temperature(probabilities: NDArray[Any], temperature: float) -> Floats
         probabilities: Shape (n, labels), rows summing to 1.
         temperature: Above 0; 1 changes nothing, more makes less sure.
     """
-    logits = np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), SMALLEST)) / temperature
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    found: Floats = weights / weights.sum(axis=1, keepdims=True)
-    return found
+    return _softmax(np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), SMALLEST)) / temperature)
 
 
 def batch_prior(probabilities: NDArray[Any]) -> Floats:
@@ -151,7 +148,11 @@ def calibrate(probabilities: NDArray[Any], prior: NDArray[Any]) -> Floats:
         )
     if not np.all(divisor > 0):
         raise ValueError("a label has the prior 0; expected positive numbers, as batch_prior gives.")
-    logits = np.log(np.maximum(rows, SMALLEST)) - np.log(divisor)
+    return _softmax(np.log(np.maximum(rows, SMALLEST)) - np.log(divisor))
+
+
+def _softmax(logits: Floats) -> Floats:
+    """Rows of logits as probabilities."""
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     found: Floats = weights / weights.sum(axis=1, keepdims=True)
     return found
