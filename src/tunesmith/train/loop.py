@@ -12,7 +12,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +82,8 @@ def train(
     order: Order | None = None,
     parts: Sequence[str] | None = None,
     listener: Listener | None = None,
+    penalty: Callable[[int], Iterator[torch.Tensor]] | None = None,
+    after_step: Callable[[bool], None] | None = None,
 ) -> TrainResult:
     """Train ``trainable`` on ``items``; afterwards the model holds the weights of the best validation loss.
 
@@ -99,6 +101,9 @@ def train(
         order: Which items make a step; by default all of them, shuffled in every epoch.
         parts: The data set that each validation item belongs to; the loss is then told for each.
         listener: Called with every line of metrics.jsonl.
+        penalty: From the number of a step, from 0, to differentiable numbers that are added to its loss, one at a time.
+            What it gives depends on that number and the weights alone, so that a resumed run computes the same.
+        after_step: Called once the weights have moved, with whether the validation loss is measured next.
 
     Raises:
         TrainingError: If a loss or gradient is not finite; the last good checkpoint stays.
@@ -166,6 +171,10 @@ def train(
             for part in objective.losses(model, batch[rank::ranks], 1.0 / n_units):
                 part.backward()
                 loss += part.detach()
+            held = 0.0
+            for part in penalty(step) if penalty is not None else ():
+                (part / ranks).backward()
+                held += part.item()
             if ranks > 1:
                 _sum_over_processes(loss, trainable.values())
             norm = torch.nn.utils.clip_grad_norm_(trainable.values(), settings.max_grad_norm)
@@ -177,13 +186,16 @@ def train(
                 )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            validates = (step + 1) % every == 0 or step + 1 == total
+            if after_step is not None:
+                after_step(validates)
 
             done["step"] = step + 1
             done["tokens"] += n_tokens
             done["units"] += n_units
             took = time.monotonic() - begun
             validation_loss = None
-            if (step + 1) % every == 0 or step + 1 == total:
+            if validates:
                 validation_loss = validate()
                 done["stopped_early"] = settings.patience > 0 and done["waited"] >= settings.patience
             done["seconds"] = time.monotonic() - started
@@ -194,6 +206,7 @@ def train(
                     "units_per_second": n_units / took, "tokens_per_second": n_tokens / took,
                     "memory_bytes": current_memory_bytes(), "seconds": round(done["seconds"], 3),
                     **({"validation_losses": dict(by_part)} if parts and validation_loss is not None else {}),
+                    **({"penalty": held} if penalty is not None else {}),
                 })  # fmt: skip
             if validation_loss is not None or stop.is_set():
                 save()
