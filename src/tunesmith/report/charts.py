@@ -12,6 +12,7 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH = 480
+BESIDE = [(r * dx, r * dy) for r in (13, 22, 31) for dx, dy in ((0.8, -0.8), (-0.8, -0.8), (0.8, 0.8), (-0.8, 0.8))]
 UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
 DURATIONS = (
     1.0,
@@ -37,6 +38,58 @@ class Whisker(NamedTuple):
     cost: float
     text: str
     chosen: bool = False
+
+
+class Cross(NamedTuple):
+    """One point with intervals both ways; ``key`` is its number in the table."""
+
+    key: int
+    label: str
+    x: float
+    x_low: float
+    x_high: float
+    y: float
+    y_low: float
+    y_high: float
+    chosen: bool = False
+
+
+def trade_off_chart(points: Sequence[Cross], front: Sequence[int], x_title: str, y_title: str) -> str:
+    """One quantity against another with intervals, and a line through those that no other beats.
+
+    Args:
+        points: At least one.
+        front: Keys of the points on the line, from left to right.
+        x_title: What stands below the picture.
+        y_title: What stands above it.
+    """
+    left, right, top, bottom = 44, WIDTH - 16, 30, 270
+    across = _ticks(min(p.x_low for p in points), max(p.x_high for p in points))
+    up = _ticks(min(p.y_low for p in points), max(p.y_high for p in points))
+    x, y = _scale(across[0], across[-1], left + 12, right - 12), _scale(up[0], up[-1], bottom, top)
+    parts = [_line(left, y(t), right, y(t), "grid") for t in up]
+    parts += [_text(left - 6, y(t) + 4, _number(t), "tick", "end") for t in up]
+    parts += [_line(x(t), top, x(t), bottom, "grid") for t in across]
+    parts += [_text(x(t), bottom + 18, _number(t), "tick", _anchor(x(t))) for t in across]
+    parts += [_text(left, top - 12, y_title, "tick", "start"), _text(right, bottom + 36, x_title, "tick", "end")]
+    by_key = {p.key: p for p in points}
+    line = " ".join(f"{x(by_key[k].x):.1f},{y(by_key[k].y):.1f}" for k in front)
+    parts.append(f'<polyline class="curve validation" points="{line}"/>')
+    ordered = sorted(points, key=lambda p: p.chosen)  # the choice on top
+    for p in ordered:
+        name = "choice" if p.chosen else "other"
+        parts += [
+            _line(x(p.x_low), y(p.y), x(p.x_high), y(p.y), f"whisker {name}"),
+            _line(x(p.x), y(p.y_low), x(p.x), y(p.y_high), f"whisker {name}"),
+        ]
+    parts += [_circle(x(p.x), y(p.y), 4.5, f"dot {'choice' if p.chosen else 'other'}") for p in ordered]
+    taken = [(x(p.x), y(p.y)) for p in points]
+    for p in reversed(ordered):  # a number stands beside its dot, where no dot and no other number is
+        places = [(x(p.x) + dx, y(p.y) + dy) for dx, dy in BESIDE]
+        at = next((q for q in places if all(math.dist(q, other) > 12 for other in taken)), places[0])
+        taken.append(at)
+        parts.append(_text(at[0], at[1] + 4, str(p.key), f"label {'choice' if p.chosen else 'other'}", "middle"))
+    return _svg(bottom + 44, f"{y_title} against {x_title}", parts)
 
 
 def candidates_chart(rows: Sequence[Whisker], title: str) -> str:
