@@ -60,6 +60,7 @@ def test_a_variant_that_differs_in_scale_only_takes_the_training_there_is(search
     rows = {row["name"]: row for row in read_strictly(searched / "search" / "search.json")["variants"]}
     assert rows["scale=0.5"]["kl_to_base"]["value"] < rows["none"]["kl_to_base"]["value"]
     assert len(rows["replay=0.1+kl=1+scale"]["scales"]) == 5
+    assert not list((searched / "search").glob("*/candidates/*/checkpoints"))  # nothing goes on from them
 
 
 def test_again_it_goes_on_and_shows_the_same(searched: Path, monkeypatch: pytest.MonkeyPatch) -> None:

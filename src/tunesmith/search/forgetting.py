@@ -1,7 +1,7 @@
 """Which remedy against forgetting is worth its price on this data: trainings beside each other, on validation.
 
 Every variant is a run directory of its own below the search's folder, all with the same splits; what is complete there
-is kept. The test split is not looked at: what the search finds is to be judged by ``tunesmith run``.
+is kept, but for checkpoints. The test split is not looked at: what was found is to be judged by ``tunesmith run``.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def _search(
         rows.append({"name": name, "folder": run.folder.name, **bench.measure(name, donor, _named(listener, stage))})
         if rows[-1]["status"] == "ok":
             write_json(_result(run), rows[-1])
+        bench.tidy(names[: i + 1], [other for other in names[i + 1 :] if other in expected])
         if donor is None:
             pace = (time.monotonic() - begun) / max(1.0, expected[name])
     first = bench.runs[names[0]]
@@ -221,6 +222,13 @@ class _Bench:
             "forgetting": lost, "overfitting": entry["overfitting"],
             "remedies": entry["details"].get("remedies", {}), "scales": entry["details"].get("scales", []),
         }  # fmt: skip
+
+    def tidy(self, done: Sequence[str], waiting: Sequence[str]) -> None:
+        """Delete checkpoints that nothing goes on from: those of full fine-tuning take gigabytes each."""
+        for name in done:
+            if not any(same_training(self.variants[name], self.variants[other]) for other in waiting):
+                for folder in self.runs[name].folder.glob("candidates/*/checkpoints"):
+                    shutil.rmtree(folder)
 
     def _answers(self, lm: LanguageModel, candidate: str, listener: Listener) -> list[Prediction]:
         """A loaded model's answers to the validation examples."""
