@@ -68,6 +68,7 @@ def _search(size: int, held: int, variants: tuple[str, ...], out: Path) -> dict[
         "task": {"kind": "generation", "metric": "exact_match", "instruction": INSTRUCTION, "max_new_tokens": 8},
         "model": "smollm2-135m-instruct",
         "data": {"train": str(_examples(out)), "train_limit": size, "validation_size": held, "test_size": held},
+        "train": {"epochs": 1},
     })  # fmt: skip
     with progress() as listener:
         report = search_forgetting(config, out / f"{size}", listener, " ".join(["python", *sys.argv]), names=variants)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -234,8 +235,8 @@ def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task,
         # nothing is cut from a test example or left out: it need only fit into the model
         OBJECTIVES[name].encode(task, tokenizer, parts["test"], EncodeSettings(context))
     if config.remedies.replay_from != "base":
-        texts = read_texts(config.remedies.replay_from)
-        findings += OBJECTIVES["causal"].encode(text_task(), load_tokenizer(folder, kind_of_model), texts, learned)[1]
+        tokenizer, texts = load_tokenizer(folder, kind_of_model), read_texts(config.remedies.replay_from)
+        findings += OBJECTIVES["causal"].encode(text_task(), tokenizer, texts, replace(learned, overlong="drop"))[1]
     listener("plan: measuring this machine", 0, 0, {})
     counts = {name: len(examples) for name, examples in parts.items()}
     machine = detect()

@@ -68,6 +68,21 @@ def test_texts_are_never_shared_between_uses(tmp_path: Path, tiny_model_path: Pa
         gather_texts(settings, lm, 500, tmp_path / "x", 0, silent)
 
 
+def test_texts_that_do_not_fit_are_told_or_refused(tmp_path: Path) -> None:
+    write_chats(tmp_path / "chats.jsonl", 70)
+    long = [{"role": "user", "content": "say"}, {"role": "assistant", "content": "long " * 60}]
+    with (tmp_path / "chats.jsonl").open("a") as file:
+        file.write(json.dumps({"messages": long}) + "\n")
+    remedies = {"kl": 1, "replay_from": "chats.jsonl"}
+    config = write_project(tmp_path, candidates=["tune"], remedies=remedies, train={"max_length": 120})
+    found = json.loads(call("plan", config, "--json").out)
+    assert [f["count"] for f in found["findings"] if f["check"] == "overlong"] == [1]
+    (tmp_path / "chats.jsonl").write_text((json.dumps({"messages": long}) + "\n") * 64)
+    result = call("plan", config)
+    assert result.code == 3
+    assert "No example is left. Raise train.max_length." in result.err
+
+
 def test_texts_may_be_plain(tmp_path: Path) -> None:
     plain = tmp_path / "plain.jsonl"
     plain.write_text('{"text": "One."}\n{"text": "Two."}\n')

@@ -197,12 +197,15 @@ class Tuned:
 
     # ── remedies against forgetting ──────────────────────────────────────────────────────────────────────
     def _texts(self, lm: LanguageModel, encode: Any, encoding: EncodeSettings, examples: int) -> dict[str, list[Any]]:
-        """General texts that the remedies need, encoded, by use."""
+        """General texts that the remedies need, encoded, by use; those that do not fit are left out."""
+        from dataclasses import replace
+
         from tunesmith.train.remedies import gather_texts
         from tunesmith.train.remedies.replay import text_task
 
         config, file = self.context.config, self.folder / "replay.parquet"
         found = gather_texts(config.remedies, lm, examples, file, config.seed, self.context.listener)
+        encoding = replace(encoding, overlong="drop")
         return {u: encode(text_task(), lm.tokenizer, texts, encoding)[0] if texts else [] for u, texts in found.items()}
 
     def _scale(

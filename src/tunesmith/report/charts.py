@@ -12,6 +12,8 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH = 480
+FAR_OFF = 8.0  # times the middle one: a point so far off compresses its axis
+DECADES = [m * 10.0**k for k in range(-3, 4) for m in (1, 3)]  # ticks of a compressed axis
 BESIDE = [(r * dx, r * dy) for r in (13, 22, 31) for dx, dy in ((0.8, -0.8), (-0.8, -0.8), (0.8, 0.8), (-0.8, 0.8))]
 UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
 DURATIONS = (
@@ -57,6 +59,8 @@ class Cross(NamedTuple):
 def trade_off_chart(points: Sequence[Cross], front: Sequence[int], x_title: str, y_title: str) -> str:
     """One quantity against another with intervals, and a line through those that no other beats.
 
+    Where one point lies far off the others, the axis across is compressed away from 0, so as not to squeeze them.
+
     Args:
         points: At least one.
         front: Keys of the points on the line, from left to right.
@@ -64,9 +68,28 @@ def trade_off_chart(points: Sequence[Cross], front: Sequence[int], x_title: str,
         y_title: What stands above it.
     """
     left, right, top, bottom = 44, WIDTH - 16, 30, 270
-    across = _ticks(min(p.x_low for p in points), max(p.x_high for p in points))
+    first, last = min(p.x_low for p in points), max(p.x_high for p in points)
     up = _ticks(min(p.y_low for p in points), max(p.y_high for p in points))
-    x, y = _scale(across[0], across[-1], left + 12, right - 12), _scale(up[0], up[-1], bottom, top)
+    sizes = sorted(abs(p.x) for p in points)
+    middle = sizes[len(sizes) // 2]
+    compressed = 0 < FAR_OFF * middle < sizes[-1]
+
+    def place(value: float) -> float:
+        return math.asinh(value / middle) if compressed else value
+
+    across = _ticks(first, last)
+    if compressed:
+        x_title += " (compressed)"
+        wide = (0.0, *(size for size in DECADES if size >= middle / 2))
+        across = sorted(t for size in wide for t in {size, -size} if first <= t <= last)
+    else:
+        first, last = across[0], across[-1]
+    along = _scale(place(first), place(last), left + 12, right - 12)
+
+    def x(value: float) -> float:
+        return along(place(value))
+
+    y = _scale(up[0], up[-1], bottom, top)
     parts = [_line(left, y(t), right, y(t), "grid") for t in up]
     parts += [_text(left - 6, y(t) + 4, _number(t), "tick", "end") for t in up]
     parts += [_line(x(t), top, x(t), bottom, "grid") for t in across]

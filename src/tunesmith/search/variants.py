@@ -50,8 +50,9 @@ def build_variants(config: Config, names: tuple[str, ...], rule: Callable[[Confi
 def _variant(config: Config, name: str, rule: Callable[[Config], float]) -> Config:
     parts = dict(_part(name, part) for part in name.split("+"))
     raw: Json = config.model_dump(mode="json")
-    raw |= {"candidates": ["tune"], "method": raw["method"][:1], "forgetting": "quick", "memorization": "off"}
-    raw["rag"] = None
+    raw |= {"candidates": ["tune"], "method": raw["method"][:1], "rag": None, "memorization": "off"}
+    if raw["forgetting"] == "off":
+        raw["forgetting"] = "quick"  # the search is about it
     remedies = raw["remedies"] if "project" in parts else {}
     chooses = parts.get("scale") == SCALES
     if chooses or {"replay", "kl", "ewc"} & parts.keys():
