@@ -34,6 +34,7 @@ GROUPS = (
     ("budget", "Budget", "Bounds the epochs that the plan chooses; a `train.epochs` that you write stands."),
     ("guardrails", "Guardrails", "The worst that a fine-tuned candidate (of bias, any) may show and still be "
      "chosen; one beyond it is excluded by name, one that was not measured is never called certain."),
+    ("fairness", "Fairness", "Bias looked into further; nothing of it is done unless asked for."),
     ("prices", "Prices", "With them, the report says what each candidate costs in money."),
     ("rag", "Rag", "Documents for task generation: candidates that look answers up in them."),
     ("remedies", "Remedies", "What training does to keep what the base model could do, for decoders that learn text; "
@@ -52,6 +53,7 @@ MEANINGS = {  # of the groups, whose fields have descriptions instead
     "mixing": "How often each of them is drawn.",
     "budget": "What the run may cost.",
     "guardrails": "What excludes a fine-tuned candidate.",
+    "fairness": "Swapped texts, remedies against bias.",
     "rag": "Documents that answers are looked up in.",
     "remedies": "What is done against forgetting.",
 }

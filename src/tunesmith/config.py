@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import glob
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 from tunesmith.errors import ConfigError, NotFoundError
 
 FORMAT_VERSION = 1
+BY_LEXICON = "lexicon:"  # how an entry of ``data.sensitive`` begins that is no column
 
 
 class Settings(BaseModel):
@@ -40,6 +41,9 @@ class Classification(Settings):
         None, description="Likelihood of the label's words, or a classification head; left out: what the model allows."
     )
     metric: Literal["accuracy", "macro_f1"] = Field("accuracy", description="What candidates are compared by.")
+    temperature_scaling: bool = Field(
+        False, description="Scale the probabilities by a temperature fitted on validation, and show what it does."
+    )
 
 
 class MultiLabel(Settings):
@@ -174,7 +178,8 @@ class Data(Settings):
     sensitive: tuple[str, ...] = Field(
         (),
         description="Column with the group of the people (such as gender), or a list of them: bias of a classification "
-        "is measured by it; shown to no model unless it is an input too.",
+        "is measured by it; shown to no model unless it is an input too. lexicon:pronouns (or names, nationalities, a "
+        "CSV file) instead of a column: the group that a text's words name.",
     )
     policy: Literal["strict", "skip"] = Field("strict", description="Refuse a file with bad rows, or skip them.")
     train_limit: int | None = Field(None, gt=0, description="Use at most this many training examples.")
@@ -183,6 +188,16 @@ class Data(Settings):
     overlong: Literal["refuse", "drop", "truncate_left"] = Field(
         "refuse", description="What happens to an example longer than max_length tokens."
     )
+    contamination: Literal["words", "meaning", "off"] = Field(
+        "words",
+        description="How test and validation examples are looked for in train: equal and near copies by their words; "
+        "also paraphrases by their meaning, which embeds every text; or not.",
+    )
+
+    @field_validator("contamination", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
 
     @field_validator("sensitive", mode="before")
     @classmethod
@@ -225,6 +240,9 @@ class Train(Settings):
     train_on: Literal["assistant", "all"] = Field("assistant", description="Which tokens carry loss.")
     evals_per_epoch: int = Field(2, gt=0, le=1000, description="How often validation loss is measured.")
     patience: int = Field(4, ge=0, description="Evaluations without improvement before stopping; 0: never stop.")
+    select: Literal["loss", "metric"] = Field(
+        "loss", description="What the best step and early stopping go by, on validation: the loss or the task's metric."
+    )
     share_prefix: bool = Field(True, description="Compute the tokens that examples of a step share only once.")
 
 
@@ -308,6 +326,63 @@ class Guardrails(Settings):
     @classmethod
     def _yaml_reads_off_as_false(cls, value: Any) -> Any:
         return "off" if value is False else value
+
+
+Remedy = Literal["reweigh", "balance", "augment", "threshold"]
+
+
+class Fairness(Settings):
+    """Bias looked into further: swapped texts, remedies, public suites. Nothing of it is done unless asked for."""
+
+    swaps: tuple[str, ...] = Field(
+        (),
+        description="Lexica whose terms are swapped in test texts, to see if answers change: pronouns, names, "
+        "nationalities (English), or a CSV file with a column for each group.",
+    )
+    remedies: tuple[Remedy, ...] = Field(
+        (),
+        description="Each makes one more candidate of every tune and embedding one: reweigh, balance and threshold by "
+        "data.sensitive, augment by the swaps.",
+    )
+    shares: tuple[str, ...] = Field(
+        (),
+        description="Words, such as occupations, for which written answers' shares of groups are held against those of "
+        "training answers; groups by the swaps' lexica, or by pronouns.",
+    )
+    suites: Literal["off", "quick", "full"] = Field(
+        "off",
+        description="Public suites of stereotypes, asked before and after tuning: BBQ, CrowS-Pairs, StereoSet, "
+        "WinoBias, Winogender (English; 43 MB from your package index).",
+    )
+    threshold: Literal["labels", "equal"] = Field(
+        "labels",
+        description="What thresholds aim at: groups answered as differently as their labels are, or all alike.",
+    )
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """Lexica by which training examples get swapped copies."""
+        return self.swaps if "augment" in self.remedies else ()
+
+    @field_validator("suites", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
+    @field_validator("swaps", "remedies", "shares", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(set(self.remedies)) < len(self.remedies) or len(set(self.swaps)) < len(self.swaps):
+            raise ValueError(
+                f"fairness: each remedy and lexicon may stand once, got {list(self.remedies)}, {list(self.swaps)}"
+            )
+        if "augment" in self.remedies and not self.swaps:
+            raise ValueError("fairness.remedies: augment needs fairness.swaps, which say what is swapped; give them")
+        return self
 
 
 class Prices(Settings):
@@ -412,8 +487,10 @@ class Common(Settings):
     guardrails: Guardrails = Guardrails()
     prices: Prices | None = Field(None, description="Given, the report says what each candidate costs in money.")
     forgetting: Literal["quick", "off"] = Field("quick", description="Probe suites run on base and tuned model.")
-    memorization: Literal["quick", "off"] = Field(
-        "quick", description="Whether training examples can be told from others, and long answers recited."
+    memorization: Literal["quick", "canaries", "off"] = Field(
+        "quick",
+        description="Whether training examples can be told from others, and answers recited; canaries: also how often "
+        "a secret must stand to be remembered, by a second training with planted ones, which is thrown away.",
     )
 
     @property
@@ -473,6 +550,7 @@ class Config(Common):
     data: Data
     rag: Rag | None = Field(None, description="Documents that answers are looked up in, for task generation.")
     remedies: Remedies = Remedies()
+    fairness: Fairness = Fairness()
 
     _name = field_validator("task", mode="before")(_task_by_name)
 
@@ -524,6 +602,23 @@ class Config(Common):
             raise ValueError(f"remedies: {'; '.join(problems)}")
         return self
 
+    @model_validator(mode="after")
+    def _fairness_fits(self) -> Self:
+        asked = [name for name in ("swaps", "remedies") if getattr(self.fairness, name)]
+        written = self.task.kind in ("generation", "translation")
+        if self.fairness.shares and not written:
+            raise ValueError(
+                f"fairness: shares are of written answers, and the task is {self.task.kind}; leave them out"
+            )
+        if written and self.fairness.shares:
+            asked = [name for name in asked if name != "swaps"]
+        if asked and (self.task.kind != "classification" or self.data.image is not None):
+            raise ValueError(f"fairness: {' and '.join(asked)} are for classifications of texts; leave them out")
+        by_group = [remedy for remedy in self.fairness.remedies if remedy != "augment"]
+        if by_group and not self.data.sensitive:
+            raise ValueError(f"fairness.remedies: {by_group} go by groups; give data.sensitive")
+        return self
+
 
 # ── schedules: several tasks at once, or one after another ───────────────────────────────────────────────
 NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
@@ -545,6 +640,25 @@ class TaskPart(Settings):
         return {**own, "task": {key: item for key, item in value.items() if key not in own}}
 
 
+def _refuse_for_several(tasks: Iterable[Task | None], train: Train, what: str) -> None:
+    """Settings that mean something for one task alone are refused where there are several, rather than left unused.
+
+    Raises:
+        ValueError: Names all of them.
+    """
+    unused = [
+        f"tasks.{place}.temperature_scaling"
+        for place, task in enumerate(tasks)
+        if isinstance(task, Classification) and task.temperature_scaling
+    ]
+    if train.select == "metric":
+        unused.append("train.select: metric")
+    if unused:
+        raise ValueError(
+            f"{', '.join(unused)}: works in a project of one task only, not in one with {what}; leave it out"
+        )
+
+
 class Mixing(Settings):
     temperature: float = Field(1.0, ge=1, description="1: drawn by size; larger: more evenly.")
     cap: int | None = Field(None, gt=0, description="A task counts as having at most this many examples.")
@@ -558,6 +672,7 @@ class Mixture(Common):
 
     @model_validator(mode="after")
     def _all_weights_or_none(self) -> Self:
+        _refuse_for_several((part.task for part in self.tasks.values()), self.train, "several tasks")
         without = [name for name, part in self.tasks.items() if part.weight is None]
         if without and len(without) < len(self.tasks):
             raise ValueError(f"tasks: {without} have no weight and others do; give each one, or none")
@@ -606,6 +721,9 @@ class Stages(Common):
 
     @model_validator(mode="after")
     def _stages_differ(self) -> Self:
+        parts = [part.task for stage in self.stages for part in (stage.tasks or {}).values()]
+        for train in (self.train, *(stage.train for stage in self.stages if stage.train)):
+            _refuse_for_several([*(stage.task for stage in self.stages), *parts], train, "stages")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages: each name may stand once, got {names}")
@@ -661,19 +779,21 @@ def read_any_config(path: Path | str, overrides: tuple[str, ...] = ()) -> AnyCon
                 beside = path.parent / data[part]
                 if beside.exists() or glob.glob(data[part], root_dir=path.parent, recursive=True):
                     data[part] = str(beside)
-    if isinstance(raw.get("rag"), dict):
-        raw["rag"] = {key: _beside(value, path.parent, key) for key, value in raw["rag"].items()}
-    if isinstance(raw.get("remedies"), dict):
-        raw["remedies"] = {key: _beside(value, path.parent, key) for key, value in raw["remedies"].items()}
+        data |= {key: _beside(value, path.parent, key) for key, value in data.items() if key == "sensitive"}
+    for group in ("rag", "fairness", "remedies"):
+        if isinstance(raw.get(group), dict):
+            raw[group] = {key: _beside(value, path.parent, key) for key, value in raw[group].items()}
     return parse_any_config(raw, str(path))
 
 
 def _beside(value: Any, folder: Path, key: str) -> Any:
-    """Paths of documents, an index, a reranker or texts, from the project file's folder where they are there."""
-    if key == "documents" and isinstance(value, list):
+    """Paths of documents, an index, a reranker, lexica or texts, from the project file's folder if they are there."""
+    if key in ("documents", "swaps", "sensitive") and isinstance(value, list):
         return [_beside(item, folder, key) for item in value]
+    if isinstance(value, str) and key == "sensitive" and value.startswith(BY_LEXICON):
+        return BY_LEXICON + str(_beside(value.removeprefix(BY_LEXICON), folder, "swaps"))
     named = isinstance(value, str) and ":" not in value and (key, value) != ("replay_from", "base")
-    if key not in ("documents", "index", "rerank", "replay_from") or not named:
+    if key not in ("documents", "index", "rerank", "swaps", "replay_from") or not named:
         return value
     return str(folder / value) if (folder / value).exists() else value
 
@@ -776,8 +896,7 @@ def _names_beside(location: list[Any], kind: type[Settings]) -> list[str]:
     """The valid names in the group that an unknown key was written in."""
     groups: dict[str, type[Settings]] = {
         "data": Data, "train": Train, "budget": Budget, "mixing": Mixing, "stages": Stage, "rag": Rag,
-        "remedies": Remedies,
-        **_KIND_SETTINGS,
+        "fairness": Fairness, "remedies": Remedies, **_KIND_SETTINGS,
     }  # fmt: skip
     for part in reversed(location[:-1]):
         if part in groups:

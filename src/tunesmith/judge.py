@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from tunesmith.config import Config, Data, parse_config
+from tunesmith.config import Config, Data, Fairness, parse_config
 from tunesmith.config import Task as TaskSettings
-from tunesmith.data.audit import audit_groups
 from tunesmith.data.split import labels_of
 from tunesmith.errors import ConfigError, DataError, ModelError
-from tunesmith.evaluate.bias import bias_of_candidates
+from tunesmith.evaluate.bias import bias_of_run
 from tunesmith.evaluate.compare import choose, compare_all, read_contender
 from tunesmith.records import Example, Prediction
 from tunesmith.report.runs import compare_runs
@@ -68,10 +67,10 @@ def recheck(folder: Path | str) -> Json:
         }
         differences = [d for name, answers in stored.items() for d in _not_of(test, name, answers)]
         again = {name: measure(task, answers, config.seed) for name, answers in stored.items()}
-        sensitive = config.data.sensitive
-        train = read_examples(run.split("train")) if sensitive else ()
-        if sensitive:
-            for name, found in bias_of_candidates(stored, train, sensitive, task.kind, config.seed).items():
+        with_bias = config.data.sensitive or config.fairness != Fairness()
+        bias, audit = bias_of_run(run, config.model_dump(mode="json"), stored)
+        if with_bias:
+            for name, found in bias.items():
                 again[name]["bias"] = found
         candidates = [c | again.get(c["id"], {}) for c in report["candidates"]]
         comparisons = compare_all(stored, task.metric, np.random.default_rng(config.seed))
@@ -83,8 +82,8 @@ def recheck(folder: Path | str) -> Json:
             ("comparisons", report["comparisons"], [c.to_json() for c in comparisons]),
             ("verdict", report["verdict"], verdict.to_json()),
         ]
-        if sensitive:
-            pairs.append(("data.bias", report["data"]["bias"], audit_groups(train, sensitive)))
+        if with_bias:
+            pairs.append(("data.bias", report["data"]["bias"], audit))
         compared = [leaf for pair in pairs for leaf in _leaves(*pair)]
         differences += [
             {"where": where, "reported": old, "recomputed": new} for where, old, new in compared if not _same(old, new)

@@ -34,7 +34,8 @@ class Example:
     Some have more: ``rejected`` is the worse answer's turns, where ``messages`` end with the better one; ``image``
     the absolute path of an image file and ``image_hash`` the first 16 hexadecimal digits of its sha256;
     ``columns`` the cells of a table's row (missing: None), of which ``text`` is the rendering; ``sensitive`` column and
-    group of each sensitive attribute that is known, which no model is shown and no id holds.
+    group of each sensitive attribute that is known, which no model is shown and no id holds; ``weight`` how much its
+    loss counts in training, which is 1 in any file and changed by remedies alone.
     """
 
     source: str
@@ -47,6 +48,7 @@ class Example:
     columns: tuple[tuple[str, str | float | None], ...] = ()
     image_hash: str | None = None
     sensitive: tuple[tuple[str, str], ...] = ()
+    weight: float = 1.0
 
     @property
     def id(self) -> str:
@@ -118,7 +120,10 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of a check: what was found, where, and what to do. ``rows`` are 1-based line numbers."""
+    """The result of a check: what was found, where, and what to do. ``rows`` are 1-based line numbers.
+
+    ``pairs``, of a check that compares examples, are the sources of both sides and how alike they are, from 0 to 1.
+    """
 
     check: str
     severity: Severity
@@ -127,6 +132,7 @@ class Finding:
     rows: tuple[int, ...] = ()
     examples: tuple[str, ...] = ()
     fix: str = ""
+    pairs: tuple[tuple[str, str, float], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -180,20 +180,28 @@ class Run:
                 return saved[0]
             raise NotFoundError(
                 f"{self.folder}: its verdict is {choice or 'no candidate'}, which is no fine-tuned model. "
-                + (f"{self._use(choice)}. " if choice and choice.split("/", 1)[0] in USES else "")
+                + (self._use(choice) if choice else "")
                 + (f"Name one of its models: {', '.join(map(str, saved))}." if saved else "It has no fine-tuned model.")
             )
         return found
 
     def _use(self, choice: str) -> str:
-        """What to do with a chosen candidate that is no fine-tuned model."""
+        """What to do with a chosen candidate that is no fine-tuned model, as a sentence; "" where nothing is known."""
         family, _, last = choice.partition("/")
+        if choice.endswith("+threshold"):
+            return (
+                f"It is {choice.removesuffix('+threshold')} with a threshold for each group; they stand in "
+                f"{self.candidate(choice)}/evaluation.json (details.remedy). "
+            )
+        if family not in USES:
+            return ""
         config = self.settings().get("config", {})
         model = config.get("model") or read_json(self.plan_file)["facts"]["model"]
         index = (config.get("rag") or {}).get("index") or self.folder / "index"
-        return USES[family].format(
+        use = USES[family].format(
             run=self.folder, folder=self.candidate(choice), model=model, index=index, last=last.rsplit("/", 1)[-1]
         )
+        return f"{use}. "
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -19,11 +19,14 @@ import yaml
 
 from tunesmith.candidates import FAMILIES, Candidate, Context, Fit
 from tunesmith.candidates.candidate import Listener, model_id
+from tunesmith.candidates.follow import require_metric
 from tunesmith.config import FINE_TUNED, FORMAT_VERSION, AnyConfig, Config, Remedies, parse_any_config
 from tunesmith.data.prepare import prepare_data
 from tunesmith.data.split import labels_of
 from tunesmith.errors import ConfigError, RunError, TunesmithError
+from tunesmith.evaluate.calibration import calibration
 from tunesmith.evaluate.compare import metric_interval
+from tunesmith.evaluate.swaps import swap_variants, write_swaps
 from tunesmith.hardware import detect, free_disk_bytes, measure_sgemm, peak_memory_bytes, reset_peak_memory
 from tunesmith.plan.choose import DEFAULT_MODEL, Plan, choose_plan
 from tunesmith.plan.facts import context_length, gather_facts
@@ -78,7 +81,7 @@ def plan(config: Config, listener: Listener = silent) -> dict[str, Any]:
         TunesmithError: What ``run`` would refuse before it trains.
     """
     listener("data: reading", 0, 0, {})
-    prepared = prepare_data(config.data, config.task.kind, config.seed)
+    prepared = prepare_data(config.data, config.task.kind, config.seed, config.fairness.copied)
     task = build_task(config.task, prepared.labels, prepared.instruction)
     parts = _parts(prepared.split)
     data = {name: len(examples) for name, examples in parts.items()}
@@ -111,11 +114,16 @@ def train(config: Config, folder: Path | str, listener: Listener = silent, comma
         start(config, directory, command)
         task = prepare(config, directory, listener)
         planned = make_plan(config, directory, listener)
-        rows = [row for row in planned["candidates"] if row["family"] in FINE_TUNED]
+        rows = [row for row in planned["candidates"] if row["family"] in FINE_TUNED and not _answers_only(row["id"])]
         if not rows:
             kinds = ", ".join(method.kind for method in config.method)
             raise ConfigError(f"method: {kinds} trains no candidate of {list(config.candidates)}. Take lora.")
         return [train_candidate(config, directory, task, planned, row, listener) for row in rows]
+
+
+def _answers_only(candidate: str) -> bool:
+    """Whether a candidate trains nothing and changes another's answers."""
+    return candidate.endswith("+threshold")
 
 
 def start(config: AnyConfig, directory: Run, command: str) -> None:
@@ -166,7 +174,7 @@ def prepare(config: Config, directory: Run, listener: Listener) -> Task:
                 raise RunError(f"{directory.split(part)}: not the split of this run. Start again in a new folder.")
         return build_task(config.task, data["task_labels"], data["instruction"])
     listener("data: reading", 0, 0, {})
-    prepared = prepare_data(config.data, config.task.kind, config.seed)
+    prepared = prepare_data(config.data, config.task.kind, config.seed, config.fairness.copied)
     task = build_task(config.task, prepared.labels, prepared.instruction)
     parts = _parts(prepared.split)
     for name, examples in parts.items():
@@ -262,6 +270,8 @@ def _interfaces(config: Config, task: Task, architecture: str) -> dict[str, str]
     for kind in kinds:
         try:
             found[kind] = task.interface(architecture, kind)
+            if config.fine_tunes:
+                require_metric(task, config.train.select)
             if METHODS[kind].four_bit:
                 require_bitsandbytes()
                 if found[kind] not in ("causal", "preference"):
@@ -325,16 +335,28 @@ def evaluate_candidate(
 ) -> None:
     """Fit one candidate and judge it on the test split.
 
-    Reads splits/; writes candidates/<id>/ (predictions.parquet, evaluation.json, and what fitting leaves there).
+    Reads splits/; writes candidates/<id>/ (predictions.parquet, evaluation.json, swaps/ where swaps are asked for,
+    validation.parquet where a temperature is fitted on it, and what fitting leaves there).
     """
     folder = directory.candidate(row["id"])
     entry: dict[str, Any] = {"id": row["id"], "baseline": row["baseline"]}
     reset_peak_memory()
     try:
         candidate, fit = _fit(config, directory, task, planned, row, listener)
-        predictions = candidate.predict(read_examples(directory.split("test")))
+        test = read_examples(directory.split("test"))
+        variants = swap_variants(test, config.fairness.swaps if task.kind == "classification" else ())
+        answers = candidate.predict([*test, *(changed for pairs in variants.values() for _, changed in pairs)])
+        predictions = answers[: len(test)]
+        write_swaps(directory, row["id"], variants, answers[len(test) :])
         write_predictions(folder / "predictions.parquet", predictions)
+        held_out: Sequence[Prediction] = ()
+        if config.task.kind == "classification" and config.task.temperature_scaling and predictions[0].probabilities:
+            held_out = candidate.predict(read_examples(directory.split("validation")))
+            write_predictions(folder / "validation.parquet", held_out)
         entry |= {"status": "ok", **measure(task, predictions, config.seed), **fitted(fit)}
+        if config.task.kind == "classification":
+            rng = np.random.default_rng([config.seed, 8])
+            entry["calibration"] = calibration(predictions, task.labels, rng, held_out)
     except TunesmithError as error:
         if isinstance(error, RunError):  # the disk, not the candidate
             raise

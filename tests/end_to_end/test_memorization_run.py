@@ -92,6 +92,29 @@ def test_the_report_says_what_was_measured_everywhere(finished: Path) -> None:
         assert f"- {found['sentence']}" in card
 
 
+def test_canaries_are_planted_in_a_training_of_their_own(tmp_path: Path) -> None:
+    config = write_project(
+        tmp_path, candidates=["baseline", "tune"], memorization="quick",
+        train={"epochs": 4, "learning_rate": 0.01, "patience": 0},
+    )  # fmt: skip
+    for how in ("quick", "canaries"):
+        result = call("run", config, "--out", tmp_path / how, "-q", "--set", f"memorization={how}")
+        assert result.code == 0, result.err
+    place = Path("candidates") / LORA.replace("/", "__")
+    kept = [
+        (tmp_path / how / place / "adapter" / "adapter_model.safetensors").read_bytes() for how in ("quick", "canaries")
+    ]
+    assert kept[0] == kept[1]
+    assert not (tmp_path / "canaries" / place / "shadow").exists()
+    found = entry(tmp_path / "canaries", LORA)["memorization"]["canaries"]
+    assert [(level["repetitions"], level["n"]) for level in found["found"]] == [(1, 2), (4, 2), (16, 2)]
+    exposures = [canary["exposure"] for canary in found["canaries"]]
+    assert np.mean(exposures[4:]) > np.mean(exposures[:2])
+    assert all(canary["found"] == (canary["p_value"] <= 0.05 / 6) for canary in found["canaries"])
+    assert "canary planted 16×" in (tmp_path / "canaries" / "report.html").read_text()
+    assert entry(tmp_path / "quick", LORA)["memorization"]["canaries"]["status"] == "not_run"
+
+
 def test_untuned_candidates_say_that_nothing_was_changed(tmp_path: Path) -> None:
     config = write_project(
         tmp_path, candidates=["baseline", "tune"], memorization=False, guardrails={"memorization": "mild"}

@@ -173,6 +173,68 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     assert lines[0] == lines[1]
 
 
+def counting(gains: list[float]) -> Any:
+    """A metric that says the next of some numbers; on resuming it goes on where the folder's validations end."""
+    left = iter(gains)
+
+    def measure() -> loop.Measured:
+        gain = next(left)
+        return loop.Measured({"accuracy": gain}, gain, [gain])
+
+    return measure
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 5])
+def test_with_selection_by_metric_resumed_equals_uninterrupted_bit_for_bit(
+    tiny_model_path: Path, tmp_path: Path, stop_at: int
+) -> None:
+    data, gains = examples(12), [0.1, 0.2, 0.9, 0.4, 0.9, 0.3, 0.2]  # of step 0, 1, …; the loss decides the tie
+    settings = dataclasses.replace(SETTINGS, select="metric")
+    whole = load(tiny_model_path, "lora")
+    folder = tmp_path / "whole"
+    expected = train(
+        whole.model, whole.trainable, OBJECTIVE, data, data[:4], settings, folder, metric=counting(gains)
+    )  # fmt: skip
+    validations = read_metrics(folder / "validations.jsonl")
+    assert [line["step"] for line in validations] == [0, 1, 2, 3, 4, 5, 6]
+    tied = {line["step"]: line["loss"] for line in validations if line["accuracy"] == 0.9}
+    assert expected.best_step == min(tied, key=lambda step: tied[step])
+    assert expected.best_validation_loss == tied[expected.best_step]
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["step"] == stop_at:
+            raise Stop
+
+    broken, folder = load(tiny_model_path, "lora"), tmp_path / "broken"
+    with pytest.raises(Stop):
+        train(
+            broken.model, broken.trainable, OBJECTIVE, data, data[:4], settings, folder, listener=kill,
+            metric=counting(gains),
+        )  # fmt: skip
+    again = load(tiny_model_path, "lora")
+    found, _ = find_checkpoint(folder / "checkpoints")
+    assert found is not None
+    at = json.loads((found / "state.json").read_text())["step"]
+    result = train(
+        again.model, again.trainable, OBJECTIVE, data, data[:4], settings, folder, metric=counting(gains[at + 1 :])
+    )
+    assert (result.best_step, result.last_step) == (expected.best_step, expected.last_step)
+    for name, parameter in again.trainable.items():
+        assert torch.equal(parameter, whole.trainable[name]), name
+    assert read_metrics(folder / "validations.jsonl") == validations
+
+
+def test_early_stopping_goes_by_the_metric_where_it_is_asked_to(tiny_model_path: Path, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, epochs=10, patience=2, select="metric")
+    data, attached = examples(12), load(tiny_model_path, "lora")
+    falling = [0.0, 0.5, *(0.4 - i / 100 for i in range(30))]
+    result = train(
+        attached.model, attached.trainable, OBJECTIVE, data, data[:4], settings, tmp_path, metric=counting(falling)
+    )
+    assert (result.best_step, result.last_step, result.stopped_early) == (1, 3, True)
+    assert result.last_validation_loss < result.best_validation_loss
+
+
 DAMAGE = ["trainable.safetensors", "optimizer.safetensors", "random.safetensors", "state.json", "manifest.json"]
 
 

@@ -19,7 +19,11 @@ from tunesmith.candidates.candidate import Context, Family, Fit, model_id
 from tunesmith.candidates.predictor import Embed, load_vectors, save_predictor, scaled
 from tunesmith.config import Config
 from tunesmith.errors import ConfigError
+from tunesmith.evaluate.compare import plain_id
+from tunesmith.measures.fairness import SMALLEST
+from tunesmith.measures.linear import disagrees
 from tunesmith.measures.predictor import PredictorFit, fit_predictor
+from tunesmith.measures.uncertainty import wilson_interval
 from tunesmith.records import Example, Prediction
 
 if TYPE_CHECKING:
@@ -51,14 +55,18 @@ class Embedding:
         poolings, cut = self._vectors(train, "train")
         held_out, _ = self._vectors(validation, "validation")
         targets, held = (np.array([self.task.head_target(e) for e in part]) for part in (train, validation))
+        weights = np.array([e.weight for e in train]) if any(e.weight != 1 for e in train) else None
         tried: list[dict[str, Any]] = []
         for pooling, features in poolings.items():
             scale = _scale(features) if len(poolings) > 1 else None
             vectors, held_vectors = scaled(features, scale), scaled(held_out[pooling], scale)
-            fitted = fit_predictor(vectors, targets, held_vectors, held, self.task.head_loss, self.task.outputs)
+            fitted = fit_predictor(
+                vectors, targets, held_vectors, held, self.task.head_loss, self.task.outputs, weights
+            )
             tried += [{"pooling": pooling, **row} for row in fitted.tried]
             if self.fitted is None or fitted.score > self.fitted.score:
                 self.fitted, self._pooling, self._scale = fitted, pooling, scale
+        by_group = self._disagreement(train, poolings[self._pooling], targets) if self._pooling else {}
         if self.fitted is None:
             raise ConfigError(f"encoder: {encoder} gives no vectors. Choose another, such as minilm-l6.")
         save_predictor(
@@ -71,6 +79,7 @@ class Embedding:
                 "encoder": encoder, "pooling": self._pooling, "predictor": self.fitted.name, **self.fitted.setting,
                 "tried_on_validation": tried, "texts_cut": cut,
             },
+            measured=by_group,
         )  # fmt: skip
 
     def predict(self, examples: Sequence[Example]) -> list[Prediction]:
@@ -83,10 +92,31 @@ class Embedding:
         seconds = time.monotonic() - started
         return self.task.from_outputs(examples, outputs, self.id, seconds, [0] * len(examples))
 
+    def _disagreement(
+        self, train: Sequence[Example], features: np.ndarray, targets: np.ndarray
+    ) -> dict[str, dict[str, dict[str, Any]]]:
+        """How often labels contradict what the other training examples say, by group: where labels may be wrong.
+
+        Out-of-fold predictions of a logistic regression on the vectors; nothing for a remedy, which changes them.
+        """
+        columns = self.context.config.data.sensitive
+        if not columns or self.task.head_loss != "cross_entropy" or plain_id(self.id) != self.id:
+            return {}
+        differs = disagrees(scaled(features, self._scale), targets[:, 0].astype(int))
+        found: dict[str, dict[str, Any]] = {}
+        for column in columns:
+            of = np.array([dict(example.sensitive).get(column, "") for example in train])
+            for group in sorted({*of.tolist()} - {""}):
+                mask = of == group
+                if mask.sum() >= SMALLEST:
+                    share = wilson_interval(int(differs[mask].sum()), int(mask.sum()))
+                    found.setdefault(column, {})[group] = share.to_json()
+        return {"label_disagreement": found}
+
     def _encoder(self, examples: Sequence[Example]) -> str:
         names = encoder_names(self.context.config, examples[0].image is not None)
         found = {f"embedding/{model_id(self._named(name))}": self._named(name) for name in names}
-        return found[self.id]
+        return found[plain_id(self.id)]
 
     def _named(self, name: str) -> str:
         return self.context.model if name == OWN else name

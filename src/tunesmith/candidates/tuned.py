@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tunesmith.candidates.candidate import Context, Family, Fit
+from tunesmith.candidates.follow import follow, how_many, require_metric
 from tunesmith.config import Config
-from tunesmith.errors import ConfigError, TrainingError
+from tunesmith.errors import ConfigError, EvaluationError, TrainingError
+from tunesmith.evaluate.compare import plain_id
 from tunesmith.records import Example, Prediction
 from tunesmith.tasks import Task
 
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
     import torch
 
     from tunesmith.evaluate.memorization import Half
+    from tunesmith.evaluate.personal import Beginning
+    from tunesmith.evaluate.stereotypes import Answers
     from tunesmith.model.load import LanguageModel
     from tunesmith.train.batches import Order
-    from tunesmith.train.loop import LoopSettings, TrainResult
+    from tunesmith.train.loop import LoopSettings, Measured, TrainResult
     from tunesmith.train.methods import Attached
     from tunesmith.train.objectives import EncodeSettings, Interface, Item, Objective
     from tunesmith.train.remedies import Protection
@@ -49,12 +53,14 @@ Fixed = tuple[Sequence[Any], Sequence[Any]]  # items of a fixed part of the trai
 
 
 class Untrained(NamedTuple):
-    """What the model said before training: losses of the fixed items, where it has any that mean something, and which
-    of the answers it recites."""
+    """What the model said before training: losses of the fixed items, where it has any that mean something, which of
+    the answers it recites, and which personal information it writes; None where it cannot be asked for any."""
 
     losses: list[np.ndarray] | None
     halves: list[Half]
     recited: list[bool]
+    beginnings: list[Beginning] | None
+    emitted: list[bool]
 
 
 class Tuned:
@@ -62,7 +68,7 @@ class Tuned:
 
     def __init__(self, context: Context, candidate_id: str, folder: Path) -> None:
         self.context, self.id, self.folder = context, candidate_id, folder
-        self.method = next(m for m in context.config.method if m.kind == candidate_id.rsplit("/", 1)[1])
+        self.method = next(m for m in context.config.method if m.kind == plain_id(candidate_id).rsplit("/", 1)[1])
         self._trained: LanguageModel | None = None
 
     def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit:
@@ -101,6 +107,7 @@ class Tuned:
         listener, config = self.context.listener, self.context.config
         listener(f"{self.id}: loading {self.context.model}", 0, 0, {})
         kind = one_interface(parts, architecture(resolve_model(self.context.model)), self.method.kind)
+        require_metric(parts[0].task, config.train.select)
         settings = LoopSettings(**self.context.loop[self.method.kind])
         torch.manual_seed(settings.seed)
         outputs, four_bit = getattr(self.context.task, "outputs", 0), METHODS[self.method.kind].four_bit
@@ -109,9 +116,12 @@ class Tuned:
         encode = OBJECTIVES[kind].encode  # what it finds stands in the plan
         learned = {p.name: encode(p.task, lm.tokenizer, p.train, encoding)[0] for p in parts}
         followed = {p.name: encode(p.task, lm.tokenizer, p.validation, encoding)[0] for p in parts if p.validation}
+        stereotyped = self._stereotypes(lm, cached=True)
         base = self._base_scores(lm, [item for part in followed.values() for item in part])
         self.folder.mkdir(parents=True, exist_ok=True)
         texts = self._texts(lm, encode, encoding, sum(len(part) for part in learned.values()))
+        whole = order is None and start is None
+        canaries = self._canaries(kind, list(learned.values()), list(followed.values()), settings, whole)
 
         torch.manual_seed(settings.seed)
         attached = METHODS[self.method.kind].attach(lm.model, self.method)
@@ -130,8 +140,9 @@ class Tuned:
             probe(lm, attached, objective, learned)
         order_of_all = np.random.default_rng([config.seed, 4]).permutation(len(items))
         fixed = [items[i] for i in order_of_all[:FIXED_SUBSET]], held_out[:FIXED_SUBSET]
-        untrained = self._untrained(lm, objective, parts, fixed)
         protection = protect(config.remedies, lm, attached, objective, texts, settings.seed)
+        untrained = self._untrained(lm, objective, parts, fixed, items)
+        metric = self._follow(lm, parts, held_out)
         result = run_loop(
             attached.model, attached.trainable, objective, [*items, *texts["replayed"]],
             [item for _, item in watched], settings, self.folder,
@@ -139,12 +150,13 @@ class Tuned:
             penalty=protection.penalty, after_step=protection.after_step,
             parts=[name for name, _ in watched] if len(followed) > 1 else None,
             listener=lambda e: listener(f"{self.id}: training", e["step"], e["steps"], e),
+            metric=None if isinstance(metric, str) else metric,
         )  # fmt: skip
         if _norms(attached) == before:
             raise TrainingError(
-                f"{self.id}: nothing was learned: the best validation loss was that of the base model "
-                f"({result.best_validation_loss:.4f}; at step {result.last_step} {result.last_validation_loss:.4f}). "
-                "Lower train.learning_rate, or keep to a prompt."
+                f"{self.id}: nothing was learned: the best validation {settings.select} was that of the base model "
+                f"(loss {result.best_validation_loss:.4f}; at step {result.last_step} "
+                f"{result.last_validation_loss:.4f}). Lower train.learning_rate, or keep to a prompt."
             )
         lm.model.eval()
         held_back = self._scale(lm, objective, protection, [item for _, item in watched])
@@ -152,10 +164,16 @@ class Tuned:
         self._trained = lm
         losses = self._losses(lm, objective, fixed, "overfitting")
         measured = {
-            "overfitting": self._overfitting(losses, result, OBJECTIVES[kind].loss_unit),
+            "overfitting": self._overfitting(losses, result, OBJECTIVES[kind].loss_unit)
+            | {"course": self._course([item.units for _, item in watched], settings, result, parts[0].task, metric)},
             "forgetting": self._forgetting(lm, held_out, base),
-            "memorization": self._memorization(lm, fixed, losses, untrained),
+            "memorization": self._memorization(lm, fixed, losses, untrained, canaries),
         }
+        if stereotyped is not None:
+            from tunesmith.evaluate.stereotypes import stereotypes
+
+            after = self._stereotypes(lm, cached=False) or {}
+            measured["stereotypes"] = stereotypes(config.fairness.suites, stereotyped, after, config.seed)
         if (told := OBJECTIVES[kind].measured) is not None:
             rng = np.random.default_rng([config.seed, 7])
             measured |= told(objective, lm.model, held_out[:FIXED_SUBSET], rng)
@@ -243,6 +261,15 @@ class Tuned:
         scores = base_scores(lm, progress=lambda suite: self.context.listener(f"{self.id}: base on {suite}", 0, 0, {}))
         return scores, answer_log_probabilities(lm, held_out)
 
+    def _stereotypes(self, lm: LanguageModel, cached: bool) -> Answers | None:
+        """What a model that writes text says to the public bias suites; None where they are not asked for."""
+        from tunesmith.evaluate.stereotypes import ask_suites
+
+        tier = self.context.config.fairness.suites
+        if tier == "off" or lm.interface not in MEASURED_ON:
+            return None
+        return ask_suites(lm, tier, lambda suite: self.context.listener(f"{self.id}: {suite}", 0, 0, {}), cached)
+
     def _forgetting(
         self,
         lm: LanguageModel,
@@ -288,26 +315,85 @@ class Tuned:
         rng = np.random.default_rng([self.context.config.seed, 5])
         return overfitting(losses[0], losses[1], curve, result.best_step, result.last_step, rng, unit)
 
+    def _follow(self, lm: LanguageModel, parts: Sequence[Part], items: Sequence[Any]) -> Callable[[], Measured] | str:
+        """What measures the task's metric during training; or why it is not followed."""
+        if len(parts) > 1:
+            return "several data sets were trained at once"
+        task, examples = parts[0].task, parts[0].validation
+        try:
+            count = how_many(task, lm.interface, len(examples), self.context.config.train.select)
+        except EvaluationError as error:
+            return str(error)
+        return follow(task, lm, examples[:count], items)
+
+    def _course(
+        self,
+        units: Sequence[int],
+        settings: LoopSettings,
+        result: TrainResult,
+        task: Task,
+        metric: Callable[[], Measured] | str,
+    ) -> dict[str, Any]:
+        from tunesmith.evaluate.course import course
+        from tunesmith.train.events import read_metrics
+
+        lines, rng = read_metrics(self.folder / "metrics.jsonl"), np.random.default_rng([self.context.config.seed, 9])
+        found = course(
+            read_metrics(self.folder / "validations.jsonl"), units, [(line["step"], line["loss"]) for line in lines],
+            result.best_step, lines[-1]["steps"], lines[-1]["step"] / lines[-1]["epoch"], settings.learning_rate, rng,
+            None if isinstance(metric, str) else task.metric,
+        )  # fmt: skip
+        return found | ({"metric_not_followed": metric} if isinstance(metric, str) else {})
+
+    def _canaries(
+        self,
+        kind: str,
+        learned: Sequence[Sequence[Any]],
+        followed: Sequence[Sequence[Any]],
+        settings: LoopSettings,
+        whole: bool,
+    ) -> dict[str, Any] | None:
+        """Which planted secrets a second training remembers; None where that was not asked for."""
+        from tunesmith.candidates.shadow import canary_exposure
+
+        if self.context.config.memorization != "canaries":
+            return None
+        if kind != "causal":
+            return {"status": "not_applicable", "reason": f"canaries are planted for decoders, not for {kind} models"}
+        if not whole or len(learned) > 1:
+            return {"status": "not_run", "reason": "canaries are planted where one data set is trained alone"}
+        items, validation = learned[0], followed[0][:VALIDATION_LIMIT]
+        return canary_exposure(self.context, self.id, self.method, items, validation, settings, self.folder)
+
     def _untrained(
-        self, lm: LanguageModel, objective: Objective, parts: Sequence[Part], fixed: Fixed
+        self, lm: LanguageModel, objective: Objective, parts: Sequence[Part], fixed: Fixed, items: Sequence[Any]
     ) -> Untrained | str:
         """What memorised data is measured against, taken before training; or why it is not measured."""
         from tunesmith.evaluate import memorization as measure
+        from tunesmith.evaluate.personal import beginnings, emitted, holds_personal
         from tunesmith.model.generate import end_tokens
 
         if self.context.config.memorization == "off":
             return "switched off in the config (memorization: off)"
         if len(parts) > 1 or not parts[0].alike:
             return "training examples were not drawn or shown like validation examples, so they differ without training"
-        halves = measure.answer_halves(fixed[0], end_tokens(lm)) if lm.interface in measure.CONTINUING else []
+        continues = lm.interface in measure.CONTINUING
+        halves = measure.answer_halves(fixed[0], end_tokens(lm)) if continues else []
+        asked = beginnings(items, lm.tokenizer) if continues else None if holds_personal(parts[0].train) else []
         has_ratio = lm.interface in measure.WITH_RATIO
         losses = self._losses(lm, objective, fixed, "base on training examples") if has_ratio else None
-        return Untrained(losses, halves, measure.recited(lm, halves))
+        return Untrained(losses, halves, measure.recited(lm, halves), asked, emitted(lm, asked or ()))
 
     def _memorization(
-        self, lm: LanguageModel, fixed: Fixed, losses: Sequence[np.ndarray], untrained: Untrained | str
+        self,
+        lm: LanguageModel,
+        fixed: Fixed,
+        losses: Sequence[np.ndarray],
+        untrained: Untrained | str,
+        canaries: dict[str, Any] | None,
     ) -> dict[str, Any]:
         from tunesmith.evaluate import memorization as measure
+        from tunesmith.evaluate.personal import NOTHING, emitted, personal
 
         if isinstance(untrained, str):
             return {"status": "not_run", "reason": untrained}
@@ -322,8 +408,13 @@ class Tuned:
             written = measure.no_long_answer(len(fixed[0]))
         else:
             written = {"status": "not_run", "reason": f"{lm.interface} models are not asked to go on with an answer"}
-        own_file = self.context.config.data.validation is not None
-        return measure.memorization(found, written, measure.OWN_FILE if own_file else "")
+        said = NOTHING
+        if untrained.beginnings:
+            said = personal(untrained.beginnings, untrained.emitted, emitted(lm, untrained.beginnings))
+        elif untrained.beginnings is None:
+            said = {"status": "not_run", "reason": f"{lm.interface} models are not asked to go on with an answer"}
+        note = measure.OWN_FILE if self.context.config.data.validation is not None else ""
+        return measure.memorization(found, written, note, said, canaries or measure.NOT_ASKED)
 
     def _details(self, settings: LoopSettings, result: TrainResult) -> dict[str, Any]:
         import dataclasses

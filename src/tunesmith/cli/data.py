@@ -44,7 +44,7 @@ def preview(source: str, model: str | None, method: str | None, count: int, spli
 
     config = _config(source)
     name = model or config.model or DEFAULT_MODEL
-    prepared = prepare_data(config.data, config.task.kind, config.seed)
+    prepared = prepare_data(config.data, config.task.kind, config.seed, config.fairness.copied)
     task = build_task(config.task, prepared.labels, prepared.instruction)
     folder = resolve_model(name)
     kind = architecture(folder)

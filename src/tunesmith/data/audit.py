@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith.data.label_words import label_words
 from tunesmith.measures.fairness import SMALLEST
-from tunesmith.measures.uncertainty import mean_standard_error
+from tunesmith.measures.language import language_of
+from tunesmith.measures.uncertainty import mean_standard_error, wilson_interval
 from tunesmith.records import Example, Finding, Interval
 
+GIVEN_AWAY = 0.5  # correlation of a word with a label, from which on the word nearly is the label
 STRONG = 1.25  # lift: the four-fifths rule turned round, 29 CFR 1607.4(D)
 NAMED = 5  # pairs of group and label in one sentence
 
@@ -31,8 +34,9 @@ def audit_groups(train: Sequence[Example], columns: Sequence[str]) -> Json:
         columns: The sensitive columns.
 
     Returns:
-        ``status`` and ``columns``; of each column that has two large enough groups, ``groups`` with ``n``, ``share``
-        and for each of the ``labels`` ``n``, ``share`` and ``lift``; and always what was left out.
+        ``status``, ``columns``, and ``words`` that give a label away; of each column that has two large enough groups,
+        ``groups`` with ``n``, ``share``, length in ``words``, ``languages``, and for each of the ``labels`` ``n``,
+        ``share`` and ``lift``; and always what was left out.
     """
     if not columns:
         return {"status": "not_run", "reason": "no data.sensitive"}
@@ -42,6 +46,7 @@ def audit_groups(train: Sequence[Example], columns: Sequence[str]) -> Json:
         "status": "not_run" if reasons else "ok",
         **({"reason": "; ".join(reasons)} if reasons else {}),
         "columns": found,
+        "words": label_words(train, columns),
     }
 
 
@@ -63,6 +68,9 @@ def _audit_column(train: Sequence[Example], column: str) -> Json:
     table = {
         group: {
             "n": sizes[group], "share": sizes[group] / len(known),
+            **_texts([e.text or "" for of, e in kept if of == group], None if clusters is None else [
+                c for c, (of, _) in zip(clusters, kept, strict=True) if of == group
+            ]),
             "labels": {
                 label: _cell(groups == group, labels == label, clusters) for label in sorted(set(labels.tolist()))
             },
@@ -71,6 +79,17 @@ def _audit_column(train: Sequence[Example], column: str) -> Json:
         if group not in small
     }  # fmt: skip
     return {"status": "ok", **left_out, "groups": table}
+
+
+def _texts(texts: Sequence[str], clusters: Sequence[str] | None) -> Json:
+    """Mean length in words with its interval, and the share of each language that can be told."""
+    lengths = [len(text.split()) for text in texts]
+    mean, half = float(np.mean(lengths)), NormalDist().inv_cdf(0.975) * mean_standard_error(lengths, clusters)
+    told = Counter(language_of(text) or "not told" for text in texts)
+    return {
+        "words": Interval(mean, mean - half, mean + half, len(texts)).to_json() if math.isfinite(half) else None,
+        "languages": {name: wilson_interval(count, len(texts)).to_json() for name, count in told.most_common()},
+    }
 
 
 def _cell(of_group: np.ndarray, of_label: np.ndarray, clusters: Sequence[str] | None) -> Json:
@@ -120,4 +139,13 @@ def audit_findings(audit: Json) -> list[Finding]:
                 f"labels go strongly together with groups of '{column}', oftener than with all: {pairs}{more}.",
                 fix="If the world is not so, add examples that are otherwise; the report says if answers widen it.",
             ))  # fmt: skip
+    told = [row for row in audit.get("words", []) if row["correlation"]["low"] > GIVEN_AWAY]
+    if told:
+        words = ", ".join(
+            f"'{row['word']}' with {row['label']} (r = {row['correlation']['value']:.2f})" for row in told[:NAMED]
+        )
+        findings.append(Finding(
+            "label_word", "warning", len(told), f"one word nearly gives the label away: {words}.",
+            fix="If the word is an artefact of how the data was made, take it out: elsewhere it will not be there.",
+        ))  # fmt: skip
     return findings

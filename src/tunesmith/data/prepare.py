@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tunesmith.config import Data
 from tunesmith.data.audit import audit_findings, audit_groups
+from tunesmith.data.checks import CHECKS
+from tunesmith.data.lexicon import read_lexica
 from tunesmith.data.read import ReadResult, read_examples
 from tunesmith.data.read.formats import LABELLED
-from tunesmith.data.split import labels_of, limit_train, split_examples
+from tunesmith.data.split import labels_of, limit_train, same_text_key, split_examples
 from tunesmith.errors import DataError
-from tunesmith.records import Finding, Split
+from tunesmith.records import Example, Finding, Split
 from tunesmith.sources import resolve_files
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The splits, what each file held, and all findings (of reading, of splitting, of groups and labels)."""
+    """The splits, what each file held, and all findings (of reading, of splitting, of groups and labels, of checks)."""
 
     split: Split
     files: dict[str, ReadResult]
@@ -38,10 +41,11 @@ class Prepared:
         return tuple(sorted({label for e in labelled for label in labels_of(e, self.task_kind)}))
 
 
-def prepare_data(data: Data, task_kind: str, seed: int) -> Prepared:
+def prepare_data(data: Data, task_kind: str, seed: int, swapped: Sequence[str] = ()) -> Prepared:
     """Read and split the data of a task; ``data.train_limit`` is applied last, so that it moves nothing.
 
-    Classifications are stratified by label, and regressions by tenths of the target: see ``split_examples``.
+    Classifications are stratified by label, and regressions by tenths of the target: see ``split_examples``. Texts that
+    differ only in terms of the lexica ``swapped`` stay on one side of a split, as their swapped copies would.
 
     Raises:
         NotFoundError: If a file is not there.
@@ -70,13 +74,28 @@ def prepare_data(data: Data, task_kind: str, seed: int) -> Prepared:
         test=files["test"].examples if "test" in files else None,
         stratify=stratify,
         task_kind=task_kind,
+        text_key=neutral_key(swapped) if swapped else same_text_key,
     )
     if data.train_limit is not None:
         kept = limit_train(split.train, data.train_limit, stratify, task_kind)
         split = Split(kept, split.validation, split.test, split.findings)
     found = tuple(finding for result in files.values() for finding in result.findings)
-    of_groups = tuple(audit_findings(audit_groups(split.train, data.sensitive)))
-    return Prepared(split, files, found + split.findings + of_groups, task_kind)
+    found += split.findings + tuple(audit_findings(audit_groups(split.train, data.sensitive)))
+    found += tuple(finding for check in CHECKS.values() for finding in check(split, data))
+    return Prepared(split, files, found, task_kind)
+
+
+def neutral_key(lexica: Sequence[str]) -> Callable[[Example], str]:
+    """What two texts agree in that are each other's swaps: all but the lexica's terms."""
+    found = read_lexica(lexica)
+
+    def key(example: Example) -> str:
+        text = example.text or ""
+        for lexicon in found:
+            text = lexicon.neutral(text)
+        return same_text_key(replace(example, text=text))
+
+    return key
 
 
 def read_source(

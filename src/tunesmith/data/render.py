@@ -29,13 +29,15 @@ class Rendered:
     """One example as the model sees it.
 
     ``labels[t]`` is ``input_ids[t]`` where token t is trained and ``IGNORE_INDEX`` elsewhere, not shifted;
-    ``prompt_length`` is the number of tokens before the first trained answer, also if prompts are trained.
+    ``prompt_length`` is the number of tokens before the first trained answer, also if prompts are trained;
+    ``weight`` says how much its loss counts in training.
     """
 
     input_ids: list[int]
     labels: list[int]
     prompt_length: int
     example_id: str = ""
+    weight: float = 1.0
 
     @property
     def tokens(self) -> int:

@@ -20,6 +20,8 @@ MINIMUM = {"train": 4, "validation": 2, "test": 5}  # below this a part says not
 QUANTILES = 10  # strata of a regression's targets
 NAMED = 20  # examples named in a finding
 
+TextKey = Callable[[Example], str]
+
 
 def same_text_key(example: Example) -> str:
     """Hash of what the model is shown, blind to case, white space and Unicode spelling (NFKC).
@@ -53,6 +55,7 @@ def split_examples(
     test: Sequence[Example] | None = None,
     stratify: bool,
     task_kind: str = "classification",
+    text_key: TextKey = same_text_key,
 ) -> Split:
     """Split examples into train, validation and test. The result does not depend on their order.
 
@@ -82,18 +85,19 @@ def split_examples(
         test: Test examples, if they have their own file.
         stratify: Keep the shares of the strata.
         task_kind: What a label is: a class, several labels, or a number.
+        text_key: Examples that agree in it are never on two sides of a split.
 
     Raises:
         DataError: If a part comes out too small, or validation or test has labels that train does not have.
     """
     findings = _repetitions(examples, task_kind)
-    taken_test = _keys(test or ())
-    train = [e for e in examples if not _touches(e, taken_test)]
+    taken_test = _keys(test or (), text_key)
+    train = [e for e in examples if not _touches(e, taken_test, text_key)]
     held = list(validation) if validation is not None else None
     if held is not None:
-        held = [e for e in held if not _touches(e, taken_test)]
-        taken_validation = _keys(held)
-        train = [e for e in train if not _touches(e, taken_validation)]
+        held = [e for e in held if not _touches(e, taken_test, text_key)]
+        taken_validation = _keys(held, text_key)
+        train = [e for e in train if not _touches(e, taken_validation, text_key)]
         findings += _leakage("validation", validation or (), held)
     findings += _leakage("train", examples, train)
 
@@ -102,7 +106,7 @@ def split_examples(
     for setting, size in (("test_size", wanted_test), ("validation_size", wanted_validation)):
         if size > 1 and size != int(size):
             raise DataError(f"data.{setting} is {size}; expected a share below 1 or a whole number of examples.")
-    clusters = _clusters(train, seed, _stratum_of(train, task_kind))
+    clusters = _clusters(train, seed, _stratum_of(train, task_kind), text_key)
     divide = _by_rank if stratify or wanted_test >= 1 or wanted_validation >= 1 else _by_place
     parts = divide(clusters, wanted_test, wanted_validation, stratify)
     new_test, new_validation, new_train = ([e for c in part for e in c.examples] for part in parts)
@@ -186,7 +190,9 @@ def _place(seed: int, key: str) -> float:
     return int.from_bytes(digest[:8]) / 2**64
 
 
-def _clusters(examples: Sequence[Example], seed: int, stratum_of: Callable[[Example], str]) -> list[_Cluster]:
+def _clusters(
+    examples: Sequence[Example], seed: int, stratum_of: Callable[[Example], str], text_key: TextKey
+) -> list[_Cluster]:
     """Union of equal texts and equal groups, in order of place."""
     parent: dict[str, str] = {}
 
@@ -196,7 +202,7 @@ def _clusters(examples: Sequence[Example], seed: int, stratum_of: Callable[[Exam
             key = parent[key]
         return key
 
-    keys = [same_text_key(example) for example in examples]
+    keys = [text_key(example) for example in examples]
     for example, key in zip(examples, keys, strict=True):
         one, other = root(f"text:{key}"), root(f"group:{example.group}" if example.group else f"text:{key}")
         parent[max(one, other)] = min(one, other)  # "group:" < "text:", so a group's name stays its key
@@ -282,13 +288,13 @@ def _file(example: Example) -> str:
     return example.source.rpartition(":")[0]
 
 
-def _keys(examples: Iterable[Example]) -> set[str]:
+def _keys(examples: Iterable[Example], text_key: TextKey) -> set[str]:
     examples = list(examples)
-    return {same_text_key(e) for e in examples} | {f"group:{e.group}" for e in examples if e.group}
+    return {text_key(e) for e in examples} | {f"group:{e.group}" for e in examples if e.group}
 
 
-def _touches(example: Example, keys: set[str]) -> bool:
-    return bool(keys) and (same_text_key(example) in keys or (bool(example.group) and f"group:{example.group}" in keys))
+def _touches(example: Example, keys: set[str], text_key: TextKey) -> bool:
+    return bool(keys) and (text_key(example) in keys or (bool(example.group) and f"group:{example.group}" in keys))
 
 
 def _leakage(part: str, before: Sequence[Example], after: Sequence[Example]) -> list[Finding]:

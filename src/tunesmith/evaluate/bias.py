@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.evaluate.compare import TUNED, example_clusters, metric_interval
+from tunesmith.data.audit import audit_groups
+from tunesmith.evaluate.compare import TUNED, compare, example_clusters, metric_interval, plain_id
+from tunesmith.evaluate.shares import shares_of_candidates
+from tunesmith.evaluate.swaps import Answers, measure_swaps, read_swaps
 from tunesmith.measures.fairness import (
     SMALLEST,
     directional_amplification,
@@ -23,11 +26,36 @@ from tunesmith.measures.fairness import (
 )
 from tunesmith.measures.uncertainty import resample_counts
 from tunesmith.records import Example, Interval, Prediction
+from tunesmith.run import Run, read_examples
 
 BASE = "prompt/zero-shot"  # what a tuned model was before: its base, asked as it is
+NAMES = {"base": BASE, "plain": "the candidate without remedy"}
 RESAMPLES = 10_000
 Json = dict[str, Any]
+Others = Mapping[str, Sequence[Prediction] | None]  # by ``base`` and ``plain``
 Floats = NDArray[np.float64]
+
+
+def bias_of_run(
+    run: Run, config: Json, predictions: Mapping[str, Sequence[Prediction]]
+) -> tuple[dict[str, Json], Json]:
+    """Bias of a run's candidates, by their ids, and of its training data, from the run's files.
+
+    Args:
+        run: Its splits, and its candidates' answers to swapped texts.
+        config: Its settings.
+        predictions: Of each candidate on the test examples.
+    """
+    fairness, seed = config.get("fairness") or {}, config.get("seed", 0)
+    columns, words = config.get("data", {}).get("sensitive") or (), fairness.get("shares") or ()
+    train = read_examples(run.split("train")) if columns or words else ()
+    swaps = {name: read_swaps(run, name) for name in predictions}
+    found = bias_of_candidates(predictions, train, columns, config["task"]["kind"], seed, swaps)
+    if words:
+        test, lexica = read_examples(run.split("test")), fairness.get("swaps") or ["pronouns"]
+        for name, part in shares_of_candidates(predictions, train, test, words, lexica, seed).items():
+            found[name]["shares"] = part
+    return found, audit_groups(train, columns)
 
 
 def bias_of_candidates(
@@ -36,6 +64,7 @@ def bias_of_candidates(
     columns: Sequence[str],
     kind: str,
     seed: int,
+    swaps: Mapping[str, Answers] | None = None,
 ) -> dict[str, Json]:
     """What report.json says of each candidate's bias; where nothing can be measured, why.
 
@@ -45,20 +74,47 @@ def bias_of_candidates(
         columns: The sensitive columns.
         kind: The task's kind.
         seed: Fixes the resamples, which are the same for all candidates.
+        swaps: Of each candidate the answers to swapped texts, where they were asked.
     """
+    found = _by_group(predictions, train, columns, kind, seed)
+    for name, answers in predictions.items():
+        if swapped := (swaps or {}).get(name):
+            of_base = (swaps or {}).get(BASE) if name.startswith(TUNED) else None
+            found[name]["swaps"] = measure_swaps(
+                answers, swapped, (predictions[BASE], of_base) if of_base else None, seed
+            )
+    return found
+
+
+def _by_group(
+    predictions: Mapping[str, Sequence[Prediction]],
+    train: Sequence[Example],
+    columns: Sequence[str],
+    kind: str,
+    seed: int,
+) -> dict[str, Json]:
     if kind != "classification":
         return {name: _not_run("measured for classification only") for name in predictions}
     if not columns:
         return {name: _not_run("no data.sensitive") for name in predictions}
-    return {
-        name: measure_bias(answers, predictions.get(BASE) if name.startswith(TUNED) else None, train, columns, seed)
-        for name, answers in predictions.items()
-    }
+    found = {}
+    for name, answers in predictions.items():
+        others: dict[str, Sequence[Prediction] | None] = {"base": None}
+        if name.startswith(TUNED):
+            others["base"] = predictions.get(BASE)
+        if plain_id(name) != name:
+            others["plain"] = predictions.get(plain_id(name))
+        found[name] = measure_bias(answers, others, train, columns, seed)
+        if plain := others.get("plain"):
+            cost = compare(answers, plain, "accuracy", np.random.default_rng([seed, 15]))
+            accuracy = Interval(cost.difference, cost.low, cost.high, cost.n).to_json()
+            found[name]["remedy"] = {"candidate": plain_id(name), "accuracy": accuracy}
+    return found
 
 
 def measure_bias(
     predictions: Sequence[Prediction],
-    base: Sequence[Prediction] | None,
+    others: Others,
     train: Sequence[Example],
     columns: Sequence[str],
     seed: int,
@@ -71,7 +127,8 @@ def measure_bias(
 
     Args:
         predictions: On the test examples.
-        base: The same examples' answers by the untuned model; None: not a tuned candidate, or the base did not run.
+        others: The same examples' answers by whom it is compared with: ``base``, the untuned model, and ``plain``, the
+            candidate without its remedy. None: it did not run, or is not asked for.
         train: Training examples, which say what goes together with what.
         columns: The sensitive columns.
         seed: Fixes the resamples.
@@ -81,7 +138,7 @@ def measure_bias(
         holds for all of them at once (Bonferroni); and a ``sentence``. ``status`` is ``not_run`` if any column could
         not be measured.
     """
-    found = {column: _column(predictions, base, train, column, len(columns), seed) for column in columns}
+    found = {column: _column(predictions, others, train, column, len(columns), seed) for column in columns}
     measured = {column: part for column, part in found.items() if part["status"] == "ok"}
     result: Json = {"status": "ok"}
     if len(measured) < len(found):
@@ -105,14 +162,14 @@ class _Items(NamedTuple):
     groups: NDArray[np.int64]
     labels: NDArray[np.int64]
     answers: NDArray[np.int64]
-    base: NDArray[np.int64] | None
+    others: dict[str, NDArray[np.int64]]
     train_groups: NDArray[np.int64]
     train_labels: NDArray[np.int64]
 
 
 def _column(
     predictions: Sequence[Prediction],
-    base: Sequence[Prediction] | None,
+    others: Others,
     train: Sequence[Example],
     column: str,
     columns: int,
@@ -130,18 +187,21 @@ def _column(
         return {**_not_run(reason), **left_out}
     kept = [i for i, group in enumerate(of) if group in names]
     chosen = [predictions[i] for i in kept]
-    before = None
-    if base is not None and [p.example_id for p in base] == [p.example_id for p in predictions]:
-        before = [base[i].prediction for i in kept]
+    same = [p.example_id for p in predictions]
+    theirs = {
+        who: [answers[i].prediction for i in kept]
+        for who, answers in others.items()
+        if answers is not None and [p.example_id for p in answers] == same
+    }
     learned = [(group, e.label or "") for e in train if (group := dict(e.sensitive).get(column)) in names]
     labels = sorted({p.target for p in chosen} | {p.prediction for p in chosen} | {label for _, label in learned}
-                    | set(before or ()))  # fmt: skip
+                    | {answer for answers in theirs.values() for answer in answers})  # fmt: skip
     at, place = {name: i for i, name in enumerate(names)}, {label: i for i, label in enumerate(labels)}
     items = _Items(
         np.array([at[str(of[i])] for i in kept]),
         np.array([place[p.target] for p in chosen]),
         np.array([place[p.prediction] for p in chosen]),
-        None if before is None else np.array([place[answer] for answer in before]),
+        {who: np.array([place[answer] for answer in answers]) for who, answers in theirs.items()},
         np.array([at[str(group)] for group, _ in learned], dtype=np.int64),
         np.array([place[label] for _, label in learned], dtype=np.int64),
     )
@@ -198,10 +258,15 @@ def _column(
             }
             for label, i in place.items()
         },
-        "against_base": _not_run(f"no answers of {BASE} to the same examples") if before is None else {
-            "status": "ok", "candidate": BASE,
-            "gap": {label: interval("gap_to_base", i) for label, i in place.items()},
-            "directional_amplification": interval("directional_to_base"),
+        **{
+            f"against_{who}": {
+                "status": "ok", "candidate": (others[who] or predictions)[0].candidate,
+                "gap": {label: interval(f"gap_to_{who}", i) for label, i in place.items()},
+                "directional_amplification": interval(f"directional_to_{who}"),
+            }
+            if who in theirs
+            else _not_run(f"no answers of {NAMES[who]} to the same examples")
+            for who in others
         },
     }  # fmt: skip
 
@@ -219,17 +284,16 @@ def _statistics(items: _Items, counts: Floats) -> dict[str, Floats]:
         "directional": np.full(len(counts), np.nan), "zhao": np.full(len(counts), np.nan),
     }  # fmt: skip
     found["amplification"] = found["gap"] - found["label_gap"]
-    before = None if items.base is None else group_rates(items.groups, items.labels, items.base, counts)
-    if before is not None:
-        found["gap_to_base"] = found["gap"] - gap(before.said)
-        found["directional_to_base"] = np.full(len(counts), np.nan)
+    for who, answers in items.others.items():
+        found[f"gap_to_{who}"] = found["gap"] - gap(group_rates(items.groups, items.labels, answers, counts).said)
+        found[f"directional_to_{who}"] = np.full(len(counts), np.nan)
     if items.train_groups.size:
         train, test = (items.train_groups, items.train_labels), (items.groups, items.labels)
         found["directional"] = directional_amplification(*train, *test, items.answers, weights=counts)
         found["zhao"] = zhao_amplification(*train, items.groups, items.answers, counts)
-        if items.base is not None:
-            then = directional_amplification(*train, *test, items.base, weights=counts)
-            found["directional_to_base"] = found["directional"] - then
+        for who, answers in items.others.items():
+            then = directional_amplification(*train, *test, answers, weights=counts)
+            found[f"directional_to_{who}"] = found["directional"] - then
     return found
 
 

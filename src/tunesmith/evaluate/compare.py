@@ -11,11 +11,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.config import Remedy
 from tunesmith.errors import EvaluationError
 from tunesmith.evaluate.metrics import (
     COMPARABLE,
@@ -56,6 +57,12 @@ GUARDRAILS = {
 # The worst that a choice may show. Overfitting excludes nothing: the weights kept are the best step's, and the test
 # examples have judged them. How much may be remembered of training data depends on the data, so the user says.
 LIMITS: dict[str, str | float] = {"overfitting": "overfit", "forgetting": "mild", "memorization": "off", "bias": "off"}
+
+
+def plain_id(candidate: str) -> str:
+    """A candidate's id without its remedy: ``tune/tiny/lora`` of ``tune/tiny/lora+reweigh``."""
+    plain, _, remedy = candidate.rpartition("+")
+    return plain if remedy in get_args(Remedy) else candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +279,8 @@ def guardrail_state(
         found = part.get("amplification")
         if found is not None and found["low"] > float(limit):
             return "failed"
-        return "passed" if found is not None and part.get("status") == "ok" else "unknown"
+        asked = (part.get("status"), (evaluation.get("stereotypes") or {"status": "ok"})["status"])
+        return "passed" if found is not None and asked == ("ok", "ok") else "unknown"
     if not str(evaluation["id"]).startswith(TUNED):
         return "off"
     if guardrail == "forgetting" and part.get("status") == "not_applicable":

@@ -8,6 +8,7 @@ model and suite.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -19,7 +20,7 @@ import numpy as np
 
 from tunesmith.errors import EvaluationError, TunesmithError
 from tunesmith.measures.uncertainty import bootstrap_interval, paired_bootstrap
-from tunesmith.records import Interval
+from tunesmith.records import Interval, content_hash
 from tunesmith.run import write_json
 from tunesmith.sources import home, resolve_suite
 from tunesmith.sources.catalog import suite_entry
@@ -118,37 +119,45 @@ def base_scores(
     """
     results: dict[str, list[float] | str] = {}
     for name, limit in suites.items():
-        key = hashlib.sha256(
-            json.dumps(
-                [
-                    VERSION,
-                    lm.folder.fingerprint,
-                    suite_entry(name).sha256,
-                    limit,
-                    TEXT_TOKENS,
-                    str(lm.model.dtype),
-                ]
-            ).encode()
-        ).hexdigest()[:24]
-        file = home() / "scores" / f"{key}.json"
-        try:
-            results[name] = json.loads(file.read_text(encoding="utf-8"))["scores"]
-            continue
-        except (OSError, ValueError, KeyError):
-            pass
-        if progress is not None:
-            progress(name)
-        results[name] = _scores_or_reason(lm, name, limit)
-        if not isinstance(results[name], str):
-            write_json(file, {"model": lm.folder.name, "suite": name, "scores": results[name]})
+        key = json.dumps([VERSION, suite_entry(name).sha256, limit, TEXT_TOKENS])
+        results[name] = kept(lm, key, functools.partial(suite_scores, lm, name, limit), name, progress)
     return results
 
 
-def _scores_or_reason(lm: LanguageModel, name: str, limit: int) -> list[float] | str:
+def kept(
+    lm: LanguageModel,
+    key: str,
+    ask: Callable[[], Any],
+    what: str,
+    progress: Callable[[str], None] | None = None,
+    cached: bool = True,
+) -> Any:
+    """What the model says, from the cache where it said it before; a sentence where it cannot be asked.
+
+    Args:
+        lm: The model.
+        key: What it is asked, and how; the model's own hash is added.
+        ask: Asks it; the answer is JSON.
+        what: How it is called.
+        progress: Called with ``what`` before it is asked.
+        cached: Off for a model that is asked once: its weights are not those of its folder.
+    """
+    name = content_hash([lm.folder.fingerprint, key, str(lm.model.dtype)])
+    file = home() / "scores" / f"{name}.json"
+    if cached:
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))["said"]
+        except (OSError, ValueError, KeyError):
+            pass
+    if progress is not None:
+        progress(what)
     try:
-        return suite_scores(lm, name, limit)
+        said = ask()
     except TunesmithError as error:
         return str(error)
+    if cached:
+        write_json(file, {"model": lm.folder.name, "asked": what, "said": said})
+    return said
 
 
 def answer_log_probabilities(lm: LanguageModel, rendered: Sequence[Rendered]) -> torch.Tensor:

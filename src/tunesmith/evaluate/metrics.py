@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.errors import EvaluationError
-from tunesmith.measures import metrics, multi_label, regression, translation
+from tunesmith.measures import calibration, metrics, multi_label, regression, translation
 from tunesmith.measures.uncertainty import Statistic, weighted_mean
 from tunesmith.records import Prediction
 
@@ -236,7 +236,7 @@ METRICS = {
     "bleu": Metric("BLEU", _BLEU_COUNTS, translation.bleu_statistic, OF_HUNDRED, margin=1.0, span=100.0),
     "nll": Metric("negative log-likelihood", _likelihoods, unit=PLAIN, higher_is_better=False, comparable=False),
     "expected_calibration_error": Metric(
-        "expected calibration error", _confidence, metrics.calibration_error_statistic, PLAIN,
+        "expected calibration error", _confidence, calibration.calibration_error_statistic, PLAIN,
         higher_is_better=False, comparable=False,
     ),
 }  # fmt: skip

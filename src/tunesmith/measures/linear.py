@@ -52,6 +52,7 @@ def fit_linear(
     held_out_targets: NDArray[Any],
     loss: HeadLoss,
     outputs: int,
+    weights: NDArray[Any] | None = None,
     simplest: bool = False,
 ) -> LinearFit:
     """Fit for each C of ``C_GRID`` and keep the best on held-out vectors (ties: lower loss, then smaller C).
@@ -66,17 +67,19 @@ def fit_linear(
             each label, judged by its loss; ``squared`` ridge regression of numbers brought to mean 0 and spread 1,
             with the penalty 1 / C, judged by its loss.
         outputs: Number of labels, or of numbers.
+        weights: How much the loss of each vector counts, shape (n,); None: all once.
+        simplest: Of those within a standard error of the best, keep the most regularised.
 
     Source:
         scikit-learn's ``LogisticRegression`` and ``Ridge``, which do the fitting.
     """
     fits: dict[str, Callable[[float], tuple[Floats, Floats]]] = {
-        "cross_entropy": lambda c: _logistic(vectors, targets[:, 0].astype(int), c, outputs),
-        "binary": lambda c: _one_against_rest(vectors, targets, c),
-        "squared": lambda c: _ridge(vectors, targets, c),
+        "cross_entropy": lambda c: _logistic(vectors, targets[:, 0].astype(int), c, outputs, weights),
+        "binary": lambda c: _one_against_rest(vectors, targets, c, weights),
+        "squared": lambda c: _ridge(vectors, targets, c, weights),
     }
     fitted = [fits[loss](c) for c in C_GRID]
-    tried = [judge(held_out @ weights.T + bias, held_out_targets, loss) for weights, bias in fitted]
+    tried = [judge(held_out @ rows.T + bias, held_out_targets, loss) for rows, bias in fitted]
     best = max(range(len(tried)), key=lambda i: (tried[i]["score"], -tried[i][LOSS_NAMES[loss]]))
     if simplest:
         enough = tried[best]["score"] - tried[best]["stderr"]
@@ -92,6 +95,7 @@ def fit_ridge_classifier(
     held_out_targets: NDArray[Any],
     loss: HeadLoss,
     outputs: int,
+    weights: NDArray[Any] | None = None,
 ) -> LinearFit:
     """Ridge regression of +1 for a label and −1 for the others, its penalty 1 / C chosen as in :func:`fit_linear`.
 
@@ -105,6 +109,7 @@ def fit_ridge_classifier(
         held_out_targets: As ``targets``.
         loss: What the held-out vectors are judged by.
         outputs: Number of labels.
+        weights: How much the error of each vector counts, shape (n,); None: all once.
 
     Source:
         scikit-learn's ``RidgeClassifier``, whose decisions these are.
@@ -115,15 +120,34 @@ def fit_ridge_classifier(
     signs = np.where(held, 1.0, -1.0)
     name, rows, fitted = LOSS_NAMES[loss], [], []
     for c in C_GRID:
-        ridge = Ridge(alpha=1 / c).fit(vectors, signs)
-        weights, bias = np.reshape(ridge.coef_, (outputs, -1)), np.broadcast_to(ridge.intercept_, (outputs,))
-        scores = held_out @ weights.T + bias
+        ridge = Ridge(alpha=1 / c).fit(vectors, signs, weights)
+        slopes, bias = np.reshape(ridge.coef_, (outputs, -1)), np.broadcast_to(ridge.intercept_, (outputs,))
+        scores = held_out @ slopes.T + bias
         found = [judge(factor * scores, held_out_targets, loss) for factor in FACTORS]
         best = min(range(len(FACTORS)), key=lambda i, found=found: found[i][name])  # type: ignore[misc]
         rows.append({"C": c, **found[best]})
-        fitted.append((FACTORS[best] * weights, FACTORS[best] * bias))
+        fitted.append((FACTORS[best] * slopes, FACTORS[best] * bias))
     chosen = max(range(len(rows)), key=lambda i: (rows[i]["score"], -rows[i][name]))
     return LinearFit(*fitted[chosen], C_GRID[chosen], tuple(rows))
+
+
+def disagrees(vectors: NDArray[Any], places: NDArray[Any], folds: int = 5) -> NDArray[np.bool_]:
+    """Whether a logistic regression on the other folds' vectors predicts another label than an item has, shape (n,).
+
+    Args:
+        vectors: Shape (n, width), of length about 1.
+        places: Each item's label, shape (n,); one that stands fewer than ``folds`` times may be in no other fold.
+        folds: Item i is in fold i modulo this.
+
+    Source:
+        Northcutt et al. 2021, "Confident learning", arXiv:1911.00068, for out-of-fold predictions of labels.
+    """
+    found = np.zeros(len(places), dtype=bool)
+    fold = np.arange(len(places)) % folds
+    for held in range(min(folds, len(places))):
+        weights, bias = _logistic(vectors[fold != held], places[fold != held], 10.0, int(places.max()) + 1, None)
+        found[fold == held] = (vectors[fold == held] @ weights.T + bias).argmax(1) != places[fold == held]
+    return found
 
 
 def log_softmax(logits: NDArray[Any]) -> Floats:
@@ -163,38 +187,44 @@ def judge(outputs: Floats, targets: NDArray[Any], loss: HeadLoss) -> dict[str, f
     return {"score": float(scores.mean()), "stderr": stderr, LOSS_NAMES[loss]: float(losses.mean())}
 
 
-def _logistic(vectors: NDArray[Any], places: NDArray[Any], c: float, outputs: int) -> tuple[Floats, Floats]:
+def _logistic(
+    vectors: NDArray[Any], places: NDArray[Any], c: float, outputs: int, weights: NDArray[Any] | None
+) -> tuple[Floats, Floats]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    weights, bias = np.zeros((outputs, vectors.shape[1])), np.full(outputs, UNSEEN)
+    slopes, bias = np.zeros((outputs, vectors.shape[1])), np.full(outputs, UNSEEN)
     if len(np.unique(places)) == 1:
         bias[places[0]] = 0.0
-        return weights, bias
+        return slopes, bias
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # its held-out score decides, converged or not
-        fitted = LogisticRegression(C=c, max_iter=1000).fit(vectors, places)
+        fitted = LogisticRegression(C=c, max_iter=1000).fit(vectors, places, weights)
     if len(fitted.classes_) == 2:  # scikit-learn keeps the second row's logit less the first's
-        weights[fitted.classes_] = np.concatenate([-fitted.coef_ / 2, fitted.coef_ / 2])
+        slopes[fitted.classes_] = np.concatenate([-fitted.coef_ / 2, fitted.coef_ / 2])
         bias[fitted.classes_] = np.concatenate([-fitted.intercept_ / 2, fitted.intercept_ / 2])
     else:
-        weights[fitted.classes_], bias[fitted.classes_] = fitted.coef_, fitted.intercept_
-    return weights, bias
+        slopes[fitted.classes_], bias[fitted.classes_] = fitted.coef_, fitted.intercept_
+    return slopes, bias
 
 
-def _one_against_rest(vectors: NDArray[Any], targets: NDArray[Any], c: float) -> tuple[Floats, Floats]:
-    weights, bias = np.zeros((targets.shape[1], vectors.shape[1])), np.zeros(targets.shape[1])
+def _one_against_rest(
+    vectors: NDArray[Any], targets: NDArray[Any], c: float, weights: NDArray[Any] | None
+) -> tuple[Floats, Floats]:
+    slopes, bias = np.zeros((targets.shape[1], vectors.shape[1])), np.zeros(targets.shape[1])
     for label, held in enumerate(targets.T):
-        pair, offset = _logistic(vectors, held.astype(int), c, 2)
-        weights[label], bias[label] = pair[1] - pair[0], offset[1] - offset[0]
-    return weights, bias
+        pair, offset = _logistic(vectors, held.astype(int), c, 2, weights)
+        slopes[label], bias[label] = pair[1] - pair[0], offset[1] - offset[0]
+    return slopes, bias
 
 
-def _ridge(vectors: NDArray[Any], targets: NDArray[Any], c: float) -> tuple[Floats, Floats]:
+def _ridge(
+    vectors: NDArray[Any], targets: NDArray[Any], c: float, weights: NDArray[Any] | None
+) -> tuple[Floats, Floats]:
     from sklearn.linear_model import Ridge
 
     mean, spread = targets.mean(0), targets.std(0)
     spread = np.where(spread > 0, spread, 1.0)
-    fitted = Ridge(alpha=1 / c).fit(vectors, (targets - mean) / spread)
-    weights = np.atleast_2d(fitted.coef_) * spread[:, None]
-    return weights, np.atleast_1d(fitted.intercept_) * spread + mean
+    fitted = Ridge(alpha=1 / c).fit(vectors, (targets - mean) / spread, weights)
+    slopes = np.atleast_2d(fitted.coef_) * spread[:, None]
+    return slopes, np.atleast_1d(fitted.intercept_) * spread + mean

@@ -1,4 +1,4 @@
-"""How good answers are: accuracy and F1 of labels, overlap of texts, calibration and likelihood.
+"""How good answers are: accuracy and F1 of labels, overlap of texts, likelihood.
 
 ``accuracy``, ``confusion_matrix`` and ``macro_f1`` take all items; ``exact_match``, ``token_f1`` and
 ``rouge_l`` take one answer and return its score in [0, 1].
@@ -193,48 +193,6 @@ def longest_common_subsequence(a: Sequence[Hashable], b: Sequence[Hashable]) -> 
 
 
 # ── probabilities ────────────────────────────────────────────────────────────────────────────────────────
-def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 10) -> float:
-    """Average gap between how sure the model was and how often it was right.
-
-    Predictions are grouped into ``n_bins`` equal-width bins of confidence. Each bin contributes
-    |accuracy − mean confidence|, weighted by its share of predictions.
-
-    Args:
-        confidence: Probability given to the chosen answer, shape (n,), in [0, 1].
-        correct: Whether each answer was right, shape (n,), bool.
-        n_bins: Number of bins; with fewer than about 10 predictions per bin the value is noise.
-
-    Returns:
-        A probability in [0, 1]; 0 is perfectly calibrated. Biased upward for small n.
-
-    Raises:
-        ValueError: If the arrays are empty, differ in length, or leave [0, 1].
-
-    Source:
-        Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, arXiv:1706.04599.
-
-    Example:
-        >>> expected_calibration_error([0.9, 0.9], [True, False])
-        0.4
-    """
-    sure, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    _check_lengths(sure, right)
-    # rounding of a softmax may leave [0, 1] by a few units in the last place
-    if not (np.all(sure >= -1e-6) and np.all(sure <= 1 + 1e-6)):
-        raise ValueError(f"confidence from {sure.min()} to {sure.max()}: expected probabilities in [0, 1].")
-    values = np.stack([sure.clip(0, 1), right], axis=1)
-    return float(calibration_error_statistic(values, np.ones((1, len(values))), n_bins)[0])
-
-
-def calibration_error_statistic(values: NDArray[Any], counts: Floats, n_bins: int = 10) -> Floats:
-    """Calibration error of many resamples: confidence and correctness (n, 2), counts (resamples, n)."""
-    sure, right = values[:, 0], values[:, 1]
-    bins = np.minimum((sure * n_bins).astype(int), n_bins - 1)
-    gaps = counts @ ((right - sure)[:, None] * (bins[:, None] == np.arange(n_bins)))  # (resamples, n_bins)
-    errors: Floats = np.abs(gaps).sum(axis=1) / counts.sum(axis=1)
-    return errors
-
-
 def negative_log_likelihood(probabilities: ArrayLike, targets: ArrayLike) -> float:
     """Mean surprise at the right label: −log of its probability, in nats.
 

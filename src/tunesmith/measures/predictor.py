@@ -50,6 +50,7 @@ def fit_predictor(
     held_out_targets: NDArray[Any],
     loss: HeadLoss,
     outputs: int,
+    weights: NDArray[Any] | None = None,
 ) -> PredictorFit:
     """Fit each predictor, its setting chosen on held-out vectors, and keep the simplest that none clearly beats there.
 
@@ -65,6 +66,8 @@ def fit_predictor(
         held_out_targets: As ``targets``, shape (m, targets).
         loss: ``cross_entropy`` is scored by accuracy, ``binary`` and ``squared`` by the loss with its sign turned.
         outputs: Number of labels, or of numbers.
+        weights: How much each vector counts, shape (n,); None: all once. Neighbours, which have no loss, are then left
+            out.
 
     Source:
         The one-standard-error rule of Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3, on
@@ -72,11 +75,12 @@ def fit_predictor(
     """
     data = (vectors, targets, held_out, held_out_targets, loss, outputs)
     fits: dict[str, LinearFit | NeighboursFit] = (
-        {"ridge": fit_linear(*data)}
+        {"ridge": fit_linear(*data, weights)}
         if loss == "squared"
-        else {"logistic": fit_linear(*data), "ridge": fit_ridge_classifier(*data)}
+        else {"logistic": fit_linear(*data, weights), "ridge": fit_ridge_classifier(*data, weights)}
     )
-    fits["neighbours"] = fit_neighbours(*data)
+    if weights is None:
+        fits["neighbours"] = fit_neighbours(*data)
     scores = {name: item_scores(fit.outputs(held_out), held_out_targets, loss)[0] for name, fit in fits.items()}
     best = next(iter(fits))
     for name in fits:

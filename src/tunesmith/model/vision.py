@@ -193,7 +193,7 @@ class ImageRenderer:
             raise DataError("the model's template ends an answer with no token, so its end cannot be learned.")
         labels = [IGNORE_INDEX] * len(whole)
         labels[len(shown) : end + 1] = whole[len(shown) : end + 1]
-        return ImageText(whole, labels, len(shown), example_id, text, image)
+        return ImageText(whole, labels, len(shown), example_id, text=text, image=image)
 
     def prompt(self, conversation: Conversation) -> ImageText:
         """What the model is shown before it answers, with the assistant's header; a final answer is left out."""
@@ -202,7 +202,7 @@ class ImageRenderer:
         self._plain.refuse_control_tokens(messages)
         text = self._text(messages, True)
         ids = self.tokens([text], image)[0]
-        return ImageText(ids, [IGNORE_INDEX] * len(ids), len(ids), "", text, image)
+        return ImageText(ids, [IGNORE_INDEX] * len(ids), len(ids), text=text, image=image)
 
     def tokens(self, texts: Sequence[str], image: str) -> list[list[int]]:
         """Token ids of each text, the image's among them."""

@@ -16,6 +16,7 @@ from tunesmith.candidates.setfit import MOST_PAIRS, ROUNDS
 from tunesmith.candidates.tuned import FIXED_SUBSET
 from tunesmith.config import FORMAT_VERSION, Config
 from tunesmith.errors import HardwareError
+from tunesmith.evaluate.compare import plain_id
 from tunesmith.measures.uncertainty import minimum_detectable_effect
 from tunesmith.plan import estimate
 from tunesmith.plan.facts import Facts
@@ -29,6 +30,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 GLOBAL_BATCH = 16  # below 32, where LoRA starts to lose to full fine-tuning (Schulman 2025, "LoRA Without Regret")
 DISCORDANCE = 0.15  # share of test items on which two candidates disagree, before it is known
 SCORED_TOKENS_QUICK = 26_000  # tokens of the quick forgetting tier
+BIAS_TOKENS = {"quick": 33_000, "full": 450_000}  # of the public bias suites
 TOKENS_PER_WORD = 1.4  # of English text
 ENCODER_SECONDS = 0.006  # per short text and core, MiniLM
 RERANK_SECONDS = 0.0003  # per word of a chunk and core, a cross-encoder of MiniLM's size
@@ -121,7 +123,7 @@ def choose_plan(
             "schedule": config.train.schedule, "warmup_ratio": config.train.warmup_ratio,
             "weight_decay": config.train.weight_decay, "max_grad_norm": config.train.max_grad_norm,
             "evals_per_epoch": config.train.evals_per_epoch,
-            "patience": config.train.patience, "seed": config.seed,
+            "patience": config.train.patience, "seed": config.seed, "select": config.train.select,
         }  # fmt: skip
     candidates = _candidates(config, facts, model_name, epochs, batch)
     _refuse_what_does_not_fit(config, facts, candidates)
@@ -179,11 +181,14 @@ def _candidates(
 
 
 def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, float], batch: int) -> tuple[float, float]:
-    """Estimated seconds and peak bytes of a candidate, its test predictions included."""
+    """Estimated seconds and peak bytes of a candidate, its test predictions included; those of remedies as without."""
+    candidate_id = plain_id(candidate_id)
     family = candidate_id.split("/", 1)[0]
     own = facts.tokens_per_example - facts.prefix_tokens + facts.labels * 2
     own += getattr(config.task, "max_new_tokens", 0)
-    test = estimate.scoring_seconds(facts, facts.test, own)
+    asked = facts.test * (3 if config.fairness.swaps else 1)  # as it is, swapped, and with the placebo, at most
+    asked += facts.validation if getattr(config.task, "temperature_scaling", False) else 0
+    test = estimate.scoring_seconds(facts, asked, own)
     if family == "boosting":
         return 2 + 0.002 * facts.train, estimate.OTHER_PROCESS_BYTES
     if family == "baseline":
@@ -201,7 +206,7 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
     if candidate_id == "prompt/few-shot":
         return test + 3 + _search_seconds(facts, own), estimate.scoring_bytes(facts)
     if candidate_id == "prompt/nearest":  # goes on from few-shot's search, and has the encoder's work besides
-        asked = facts.test + min(NEAREST_EXAMPLES, facts.validation)
+        asked += min(NEAREST_EXAMPLES, facts.validation)
         seconds = estimate.scoring_seconds(facts, asked, NEAREST_COST * own)
         return seconds + _embedding_seconds(facts), estimate.scoring_bytes(facts) + 200e6
     shown = config.rag.k * config.rag.chunk_size * TOKENS_PER_WORD if config.rag is not None else 0.0
@@ -218,7 +223,11 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
         seconds += test
     if config.forgetting == "quick":
         seconds += 2 * estimate.scoring_seconds(facts, 1, SCORED_TOKENS_QUICK)
-    if config.memorization == "quick":
+    if config.fairness.suites != "off":
+        seconds += 2 * estimate.scoring_seconds(facts, 1, BIAS_TOKENS[config.fairness.suites])
+    if config.memorization == "canaries":  # trained a second time
+        seconds += estimate.training_seconds(facts, method.kind, epochs[method.kind], batch, config.train.share_prefix)
+    if config.memorization != "off":
         fixed = min(FIXED_SUBSET, facts.train) + min(FIXED_SUBSET, facts.validation)
         seconds += estimate.scoring_seconds(facts, fixed, facts.tokens_per_example - facts.prefix_tokens)
     steps = steps_in(facts.train, epochs[method.kind], batch)

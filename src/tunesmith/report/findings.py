@@ -177,7 +177,13 @@ def _memorization(report: Json) -> list[tuple[int, str]]:
 
 def _bias(report: Json) -> list[tuple[int, str]]:
     """Of the choice always, of others where it is amplified beyond chance."""
-    return [
+    swapped = [
+        (11, f"{c['id']}: {swaps['sentence']}")
+        for c in report["candidates"]
+        if c["id"] == report["verdict"]["choice"]
+        and (swaps := (c.get("bias") or {}).get("swaps") or {}).get("sentence")
+    ]
+    return swapped + [
         (4 if bias["amplification"]["low"] > 0 else 11, f"{c['id']}: {bias['sentence']}")
         for c in report["candidates"]
         if (bias := c.get("bias") or {}).get("amplification")

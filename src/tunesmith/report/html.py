@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Any
 
 from tunesmith.evaluate.compare import candidate_cost
-from tunesmith.evaluate.metrics import METRICS, bare_difference, difference_in_words, in_words
+from tunesmith.evaluate.metrics import METRICS, bare_difference, difference_in_words, in_words, metric_words
 from tunesmith.report import charts, findings
 from tunesmith.report.price import DANGERS, price
 
@@ -27,12 +27,16 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Losses of one training run by step; ``unit`` says what they are, as in 'loss in nats per token'."""
+    """Losses of one training run by step; ``unit`` says what they are, as in 'loss in nats per token'.
+
+    ``followed`` are other values on validation examples, by name.
+    """
 
     train: tuple[tuple[float, float], ...]
     validation: tuple[tuple[float, float], ...]
     best_step: float | None
     unit: str = "in nats per token"
+    followed: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,13 @@ def render_html(report: Json, evidence: Evidence) -> str:
         cost_chart=Markup(charts.cost_chart(drawn, f"{metric} against cost")) if drawn else "",
         priced=bool(report["settings"].get("prices")),
         prompts=[row for row in rows if (row["candidate"].get("details") or {}).get("prompt")],
+        followed_charts={
+            name: {
+                metric_words(value): Markup(charts.loss_chart((), points, c.best_step, f"{value} of {name} by step"))
+                for value, points in c.followed.items()
+            }
+            for name, c in evidence.curves.items()
+        },
         units={name: curve.unit for name, curve in evidence.curves.items()},
         loss_charts={name: Markup(chart) for name, chart in loss.items() if chart},
         confusion_chart=Markup(charts.confusion_chart(matrix, labels, "Confusion matrix")) if few else "",
@@ -131,7 +142,8 @@ def render_page(template: str, filters: Mapping[str, Callable[[Any], str]], **va
     environment.filters["tabular"] = tabular
     environment.filters |= {
         "seconds": seconds, "memory": memory, "count": count, "short": short_count,
-        "score": score, "text": plain, "money": money, "points": findings.points, **filters,
+        "score": score, "text": plain, "money": money, "points": findings.points,
+        "metric_words": metric_words, **filters,
     }  # fmt: skip
     page: str = environment.get_template(template).render(
         style=Markup(style), style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(), **values

@@ -89,13 +89,19 @@ def _bias(part: Json) -> str:
 
 def _memorization(part: Json) -> str:
     said = []
-    membership, recited = part.get("membership") or {}, part.get("extraction") or {}
+    membership = part.get("membership") or {}
     if membership.get("status") == "ok":
         auc = membership["auc"]
         said.append(f"AUC {_interval(auc['value'], auc['low'], auc['high'], '.2f')}, chance .50")
-    if recited.get("status") == "ok":
-        d = recited["difference"]
-        said.append(f"recited {_interval(100 * d['value'], 100 * d['low'], 100 * d['high'], '+.1f')} points")
+    for name, word in (("extraction", "recited"), ("personal", "personal data written")):
+        if (written := part.get(name) or {}).get("status") == "ok":
+            d = written["difference"]
+            said.append(f"{word} {_interval(100 * d['value'], 100 * d['low'], 100 * d['high'], '+.1f')} points")
+    if (canaries := part.get("canaries") or {}).get("status") == "ok":
+        remembered = [level["repetitions"] for level in canaries["found"] if level["found"]]
+        said.append(
+            f"planted secrets remembered from {min(remembered)}×" if remembered else "no planted secret remembered"
+        )
     return "; ".join(said) or "no part of it was measured"
 
 

@@ -11,14 +11,14 @@ from typing import Any, Literal
 import numpy as np
 
 from tunesmith.config import FORMAT_VERSION
-from tunesmith.data.audit import audit_groups
 from tunesmith.errors import RunError
-from tunesmith.evaluate.bias import bias_of_candidates
+from tunesmith.evaluate.bias import bias_of_run
 from tunesmith.evaluate.compare import COSTED_PREDICTIONS, LIMITS, candidate_cost, choose, compare_all, read_contender
+from tunesmith.evaluate.contamination import contamination
 from tunesmith.evaluate.metrics import METRICS, PERCENT, SHARE, item_scores
 from tunesmith.measures.metrics import confusion_matrix
 from tunesmith.measures.uncertainty import minimum_detectable_effect
-from tunesmith.records import Example, Prediction
+from tunesmith.records import Example, Prediction, Split
 from tunesmith.report.card import model_card
 from tunesmith.report.findings import is_tuned
 from tunesmith.report.html import Answer, Curve, Evidence, render_html
@@ -36,7 +36,7 @@ Json = dict[str, Any]
 def write_report(run: Run) -> Json:
     """Compare the candidates of a run and write the verdict.
 
-    Reads run.yaml, data.json, plan.json, splits/test.parquet, and of every candidate evaluation.json,
+    Reads run.yaml, data.json, plan.json, splits/, and of every candidate evaluation.json,
     predictions.parquet and metrics.jsonl. Writes report.json, report.html, and a README.md beside the weights
     of every fine-tuned candidate.
 
@@ -63,11 +63,15 @@ def write_report(run: Run) -> Json:
             candidate |= {"status": "not_run", "reason": "it has no stored predictions"}
     for candidate in candidates:
         candidate["cost"] = _cost(candidate, config.get("prices"))
-    sensitive = config.get("data", {}).get("sensitive") or ()
-    train = read_examples(run.split("train")) if sensitive else ()
-    bias = bias_of_candidates(predictions, train, sensitive, task["kind"], config.get("seed", 0))
+    split = Split(_read_split(run, "train"), _read_split(run, "validation"), _read_split(run, "test"))
+    bias, audit = bias_of_run(run, config, predictions)
     for candidate in candidates:
         candidate["bias"] = bias.get(candidate["id"], candidate["bias"])
+    asked = dict.fromkeys(name for c in candidates for name in (c["forgetting"] or {}).get("suites") or ())
+    leaks, of_suites = contamination(
+        split, data.get("findings", []), config.get("data", {}).get("contamination"), asked, predictions,
+        task["metric"], np.random.default_rng([config.get("seed", 0), 8]),
+    )  # fmt: skip
     comparisons = compare_all(predictions, task["metric"], np.random.default_rng(config.get("seed", 0)))
     contenders = [read_contender(c, task["metric"], LIMITS | config.get("guardrails", {})) for c in candidates]
     verdict = choose(contenders, comparisons, metric=task["metric"], margin=margin)
@@ -79,14 +83,19 @@ def write_report(run: Run) -> Json:
         "task": {"kind": task["kind"], "metric": task["metric"]},
         "data": {
             **{part: splits[part]["count"] for part in ("train", "validation", "test")},
-            "findings": [*data.get("findings", []), *plan.get("findings", [])],
+            "findings": [
+                *data.get("findings", []),
+                *(f.to_json() for f in of_suites),
+                *plan.get("findings", []),
+            ],
+            "contamination": leaks,
             "rows": data.get("rows"),
             "accepted": data.get("accepted"),
             "rejected": data.get("rejected"),
             "source": data.get("source"),
             "sha256": {part: splits[part]["sha256"] for part in ("train", "validation", "test")},
             "labels": data.get("labels"),
-            "bias": audit_groups(train, sensitive),
+            "bias": audit,
         },
         "candidates": candidates,
         "comparisons": [c.to_json() for c in comparisons],
@@ -161,6 +170,10 @@ def _cost(candidate: Json, prices: Json | None) -> Json:
     return {"seconds": seconds, "predictions": COSTED_PREDICTIONS, **money}
 
 
+def _read_split(run: Run, part: str) -> tuple[Example, ...]:
+    return read_examples(run.split(part)) if run.split(part).is_file() else ()
+
+
 def _read_predictions(run: Run, candidate: str) -> list[Prediction]:
     path = run.candidate(candidate) / "predictions.parquet"
     return read_predictions(path) if path.is_file() else []
@@ -224,7 +237,14 @@ def _read_curve(path: Path, candidate: Json) -> Curve | None:
     train = tuple((r["step"], r["loss"]) for r in rows if r.get("loss") is not None)
     validation = tuple((r["step"], r["validation_loss"]) for r in rows if r.get("validation_loss") is not None)
     unit = (candidate.get("details") or {}).get("loss_unit", "in nats per token")
-    return Curve(train, validation, (candidate["overfitting"] or {}).get("best_step"), unit)
+    names = dict.fromkeys(name for r in rows for name in r.get("validation_metrics") or {})
+    followed = {
+        name: tuple(
+            (r["step"], value) for r in rows if (value := (r.get("validation_metrics") or {}).get(name)) is not None
+        )
+        for name in names
+    }
+    return Curve(train, validation, (candidate["overfitting"] or {}).get("best_step"), unit, followed)
 
 
 def _answers(

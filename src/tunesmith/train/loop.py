@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ class LoopSettings:
     evals_per_epoch: int = 4
     patience: int = 4
     seed: int = 0
+    select: Literal["loss", "metric"] = "loss"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,18 @@ class TrainResult:
     notices: tuple[str, ...]
 
 
+class Measured(NamedTuple):
+    """What else is followed on validation examples.
+
+    ``values`` are shown by name, None: not finite; ``gain`` is the metric that steps can be selected by, higher is
+    better; ``items`` what it was computed from, JSON of shape (n, ...).
+    """
+
+    values: dict[str, float | None]
+    gain: float
+    items: list[Any]
+
+
 def train(
     model: Any,
     trainable: Mapping[str, torch.nn.Parameter],
@@ -82,12 +95,15 @@ def train(
     order: Order | None = None,
     parts: Sequence[str] | None = None,
     listener: Listener | None = None,
+    metric: Callable[[], Measured] | None = None,
     penalty: Callable[[int], Iterator[torch.Tensor]] | None = None,
     after_step: Callable[[bool], None] | None = None,
 ) -> TrainResult:
-    """Train ``trainable`` on ``items``; afterwards the model holds the weights of the best validation loss.
+    """Train ``trainable`` on ``items``; afterwards the model holds the weights of the best step.
 
-    Reads and writes ``folder/checkpoints/`` and ``folder/metrics.jsonl``. If checkpoints are there, training goes
+    That is the one with the lowest validation loss, or with ``settings.select`` the best metric (of equal ones, the
+    lowest loss). Reads and writes ``folder/checkpoints/``, ``folder/metrics.jsonl`` and, a line for each validation
+    with the loss of every item, ``folder/validations.jsonl``. If checkpoints are there, training goes
     on from the newest whole one, with the same result as if it had never stopped.
 
     Args:
@@ -101,6 +117,7 @@ def train(
         order: Which items make a step; by default all of them, shuffled in every epoch.
         parts: The data set that each validation item belongs to; the loss is then told for each.
         listener: Called with every line of metrics.jsonl.
+        metric: Called at each validation, in evaluation mode; must leave torch's random state alone.
         penalty: From the number of a step, from 0, to differentiable numbers that are added to its loss, one at a time.
             What it gives depends on that number and the weights alone, so that a resumed run computes the same.
         after_step: Called once the weights have moved, with whether the validation loss is measured next.
@@ -122,6 +139,7 @@ def train(
     torch.manual_seed(settings.seed)
     done: dict[str, Any] = {
         "step": 0, "best": math.inf, "best_step": 0, "first": math.inf, "last": math.inf, "waited": 0,
+        "best_gain": -math.inf,
         "tokens": 0, "units": 0, "seconds": 0.0, "stopped_early": False,
     }  # fmt: skip
     with state.main_process_first():  # it sets damaged ones aside, then the others look
@@ -129,7 +147,9 @@ def train(
     if newest is not None:
         done |= load_checkpoint(newest, trainable, optimizer)
         notices.append(f"resumed from step {done['step']} of {total}.")
-    metrics = MetricsFile(folder / "metrics.jsonl", done["step"], listener) if rank == 0 else None
+    kept_to = done["step"] if newest is not None else -1
+    metrics = MetricsFile(folder / "metrics.jsonl", kept_to, listener) if rank == 0 else None
+    validations = MetricsFile(folder / "validations.jsonl", kept_to) if rank == 0 else None
 
     by_part: dict[str, float] = {}
 
@@ -138,22 +158,30 @@ def train(
             save_checkpoint(checkpoints, done["step"], trainable, optimizer, done)
             prune_checkpoints(checkpoints, done["best_step"])
 
-    def validate() -> float:
+    def validate() -> tuple[float, Measured | None]:
         sums, counts = losses_and_units(model, objective, validation)
         loss = float(sums.sum() / counts.sum())
         if parts is not None:
             by_part.update(_by_part(sums, counts, parts))
         if not math.isfinite(loss):
             raise TrainingError(f"step {done['step']}: the validation loss is {loss}. {_ADVICE}")
-        done["waited"] = 0 if loss < done["best"] else done["waited"] + 1
-        if loss < done["best"]:
+        measured = metric() if metric is not None else None
+        better = loss < done["best"]
+        if settings.select == "metric" and measured is not None:
+            better = (measured.gain, -loss) > (done["best_gain"], -done["best"])
+        done["waited"] = 0 if better else done["waited"] + 1
+        if better:
             done["best"], done["best_step"] = loss, done["step"]
+            done["best_gain"] = measured.gain if measured is not None else -math.inf
         done["last"] = loss
-        return loss
+        if validations is not None:
+            more = {**measured.values, "metric_items": measured.items} if measured is not None else {}
+            validations.write({"step": done["step"], "loss": loss, **more, "losses": sums.tolist()})
+        return loss, measured
 
     started = time.monotonic() - done["seconds"]
-    if done["step"] == 0:
-        done["first"] = validate()
+    if newest is None:
+        done["first"], _ = validate()
         save()
     with _interruptible() as stop:
         for step in range(done["step"], total):
@@ -194,9 +222,9 @@ def train(
             done["tokens"] += n_tokens
             done["units"] += n_units
             took = time.monotonic() - begun
-            validation_loss = None
+            validation_loss, measured = None, None
             if validates:
-                validation_loss = validate()
+                validation_loss, measured = validate()
                 done["stopped_early"] = settings.patience > 0 and done["waited"] >= settings.patience
             done["seconds"] = time.monotonic() - started
             if metrics is not None:
@@ -205,6 +233,7 @@ def train(
                     "validation_loss": validation_loss, "learning_rate": rate, "grad_norm": norm.item(),
                     "units_per_second": n_units / took, "tokens_per_second": n_tokens / took,
                     "memory_bytes": current_memory_bytes(), "seconds": round(done["seconds"], 3),
+                    **({"validation_metrics": measured.values} if measured is not None else {}),
                     **({"validation_losses": dict(by_part)} if parts and validation_loss is not None else {}),
                     **({"penalty": held} if penalty is not None else {}),
                 })  # fmt: skip

@@ -39,7 +39,7 @@ def measure(groups, labels, answers, base=None, **more):
     predictions = answered(groups, labels, answers, **more)
     before = None if base is None else answered(groups, labels, base, "prompt/zero-shot", **more)
     train = [e for e in learned(groups, labels) if dict(e.sensitive)["gender"] != "None"]
-    return measure_bias(predictions, before, train, ["gender"], 0)
+    return measure_bias(predictions, {"base": before}, train, ["gender"], 0)
 
 
 def test_golden_values():
@@ -109,7 +109,7 @@ def test_an_over_regularised_model_amplifies_an_injected_correlation_and_a_good_
         answers = LogisticRegression(C=strength).fit(inputs[:1000], labels[:1000]).predict(inputs[1000:])
         predictions = answered(groups[1000:], labels[1000:], answers)
         train = learned(groups[:1000], labels[:1000])
-        found[name] = measure_bias(predictions, None, train, ["gender"], 0)
+        found[name] = measure_bias(predictions, {}, train, ["gender"], 0)
     good, bad = (found[name]["amplification"] for name in ("good", "over-regularised"))
     assert abs(good["value"]) < 0.01
     assert bad["low"] > 0.1
@@ -183,7 +183,7 @@ def test_cells_with_few_examples_have_no_rate_and_few_groups_no_measurement():
 def test_a_column_that_cannot_be_measured_is_never_passed_over():
     groups, labels = binary(0.70, 0.40)
     predictions = answered(groups, labels, binary(0.8, 0.3)[1])
-    found = measure_bias(predictions, None, learned(groups, labels), ["gender", "age"], 0)
+    found = measure_bias(predictions, {}, learned(groups, labels), ["gender", "age"], 0)
     assert found["status"] == "not_run"
     assert "'age'" in found["reason"]
     assert found["amplification"]["column"] == "gender"

@@ -83,15 +83,6 @@ def test_lengths_are_checked(measure):
         measure([], [])
 
 
-def test_calibration_error_of_a_model_that_knows_how_sure_to_be_is_small():
-    rng = np.random.default_rng(0)
-    sure = rng.uniform(0.5, 1.0, 20_000)
-    assert metrics.expected_calibration_error(sure, rng.random(20_000) < sure) < 0.02
-    assert metrics.expected_calibration_error(np.ones(10), np.zeros(10)) == 1.0
-    with pytest.raises(ValueError, match="expected probabilities"):
-        metrics.expected_calibration_error([1.2], [True])
-
-
 def test_likelihood_of_guessing_is_the_logarithm_of_the_labels():
     guessing = np.full((6, 4), 0.25)
     assert metrics.negative_log_likelihood(guessing, [0, 1, 2, 3, 0, 1]) == pytest.approx(np.log(4))

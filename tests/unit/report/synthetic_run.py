@@ -119,6 +119,11 @@ def tuned_parts(name):
             "best_step": 60, "last_step": 80, "last_minus_best": 0.01, "verdict": "mild",
             "sentence": "Mild overfitting: validation loss in nats per token is 0.17 above training loss "
             "(95 % interval of the difference 0.11 to 0.23).",
+            "course": {
+                "status": "ok", "n": 128, "best_steps": {"loss": 60, "accuracy": 70}, "selected_step": 60,
+                "regret": {"loss": {"value": 0.01, "low": -0.01, "high": 0.03, "n": 128}},
+                "case": "noise", "sentence": "Validation loss was lowest at step 60.", "change": "",
+            },
         },
         "forgetting": {
             "status": "ok", "verdict": "mild" if worse else "none", "suites": suites,
@@ -138,6 +143,8 @@ def write_curve(path, rng):
                    "learning_rate": 5e-4, "grad_norm": 1.0, "units_per_second": 300.0,
                    "tokens_per_second": 2500.0, "memory_bytes": 1_400_000_000,
                    "seconds": 4.2 * step}  # fmt: skip
+            if step % 10 == 0:
+                row["validation_metrics"] = {"accuracy": 0.9 - 0.5 / step, "expected_calibration_error": None}
             file.write(json.dumps(row) + "\n")
 
 

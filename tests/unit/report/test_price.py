@@ -47,6 +47,12 @@ def test_each_danger_has_a_word_and_a_number_with_its_interval() -> None:
     assert found["forgetting"].number == "general-text +0.17 (+0.15 to +0.20) nats a token; lost: piqa"
     assert found["bias"].number == "+8.0 (+3.0 to +13.0) points by gender"
     assert found["memorization"].number == "AUC 0.90 (0.85 to 0.95), chance .50; recited +20.0 (+10.0 to +30.0) points"
+    more = {
+        "personal": {"status": "ok", "difference": {"value": 0.5, "low": 0.2, "high": 0.7}},
+        "canaries": {"status": "ok", "found": [{"repetitions": n, "found": n > 1, "n": 2} for n in (1, 4, 16)]},
+    }  # fmt: skip
+    number = cells(ALL | {"memorization": MEMORIZATION | more})["memorization"].number
+    assert number.endswith("; personal data written +50.0 (+20.0 to +70.0) points; planted secrets remembered from 4×")
     assert found["forgetting"].guardrail == "guardrail passed (limit: mild)"
     assert found["bias"].guardrail == "no guardrail"
 

@@ -359,3 +359,24 @@ def test_candidates_that_answered_different_examples_are_refused(tmp_path):
     write_predictions(path, read_predictions(path)[:-1])
     with pytest.raises(EvaluationError, match="1 are only in the first"):
         write_report(run)
+
+
+def test_the_page_shows_the_course_of_training_and_the_calibration(tmp_path):
+    run = build_run(tmp_path / "course", test=300)
+    file = run.candidate(FULL) / "evaluation.json"
+    error = {"value": 0.123, "low": 0.1, "high": 0.15, "n": 200}
+    heat = {
+        "value": 1.7, "n_validation": 160, "at_an_end": False, "nll_before": 0.6, "nll_after": 0.5,
+        "expected_calibration_error": error, "difference": {"value": -0.05, "low": -0.07, "high": -0.031, "n": 200},
+    }  # fmt: skip
+    found = {"status": "ok", "n_bins": 10, "expected_calibration_error": error, "if_calibrated": 0.04}
+    found |= {"confidence": 0.9, "accuracy": 0.8, "temperature": heat}
+    write_json(file, read_json(file) | {"calibration": found})
+    write_report(run)
+    page = run.html_file.read_text(encoding="utf-8")
+    for shown in ("The course of training", "lowest at step 60", "Nothing to change", "accuracy at step 70"):
+        assert shown in page
+    assert f"accuracy of {FULL} by step" in page
+    assert f"expected_calibration_error of {FULL} by step" not in page
+    for shown in ("<h2>Calibration</h2>", "0.123", "1.700", "−0.070 to −0.031"):
+        assert shown in page

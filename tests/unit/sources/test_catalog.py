@@ -14,7 +14,7 @@ import pytest
 from tunesmith.errors import NotFoundError
 from tunesmith.model.safety import check_model_folder
 from tunesmith.sources import resolve_model, resolve_suite
-from tunesmith.sources.catalog import MODELS, SUITES, WHEELS, model_entry, suite_entry
+from tunesmith.sources.catalog import BIAS_SUITES, MODELS, SUITES, WHEELS, model_entry, suite_entry
 
 
 def test_every_entry_is_pinned_and_of_one_form() -> None:
@@ -135,3 +135,21 @@ def test_suites_have_the_items_the_catalog_says(name: str) -> None:
     items = [json.loads(line) for line in resolve_suite(name).read_text(encoding="utf-8").splitlines()]
     assert len(items) == SUITES[name].items
     assert all("passage" in i if SUITES[name].kind == "text" else i["answer"] in i["options"] for i in items)
+
+
+def test_bias_suites_are_pinned_and_of_one_wheel() -> None:
+    for name, suite in BIAS_SUITES.items():
+        assert suite.name == name
+        assert suite.requirement in WHEELS
+        assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for _, digest in suite.files)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(BIAS_SUITES))
+def test_every_bias_suite_has_at_least_the_items_that_are_asked(name: str) -> None:
+    from tunesmith.evaluate.stereotypes import LIMITS, read_bias_suite
+
+    limit = LIMITS["full"][name]
+    items = read_bias_suite(name, limit)
+    assert len(items) == limit
+    assert all(text.strip() for item in items for text in item.texts)

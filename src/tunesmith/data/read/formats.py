@@ -14,12 +14,14 @@ table              each column but the label's, the group's and sensitive ones i
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tunesmith.config import BY_LEXICON
 from tunesmith.data.read import preference
 from tunesmith.data.read.cells import (
     RowError,
@@ -35,6 +37,9 @@ from tunesmith.data.read.images import locate_image
 from tunesmith.data.read.table import read_cell, render, template_columns
 from tunesmith.errors import DataError
 from tunesmith.records import Example, Message
+
+if TYPE_CHECKING:
+    from tunesmith.data.lexicon import Lexicon
 
 LABELLED = ("classification", "multi_label", "regression")  # tasks of a text (or an image) and a label
 REQUIRED = {
@@ -129,7 +134,7 @@ def recognise(
             ("label", label),
             ("group", group),
             ("image", image),
-            *(("sensitive", s) for s in sensitive),
+            *(("sensitive", s) for s in sensitive if not s.startswith(BY_LEXICON)),
         )
         if column is not None and column not in columns and not (setting == "image" and "{" in column)
     ]
@@ -329,7 +334,7 @@ def parse_row(row: dict[str, Any], layout: Layout, source: str, folder: Path = P
     parsed = _parse(row, layout, source)
     group = row.get(layout.group) if layout.group else None
     group = None if group is None or group == "" else read_scalar(group, layout.group or "")
-    example = replace(parsed.example, group=group, sensitive=_sensitive(row, layout.sensitive))
+    example = replace(parsed.example, group=group, sensitive=_sensitive(row, layout.sensitive, parsed.example.text))
     if layout.image:
         image, digest = locate_image(row, layout.image, folder)
         example = replace(example, image=image, image_hash=digest)
@@ -338,11 +343,23 @@ def parse_row(row: dict[str, Any], layout: Layout, source: str, folder: Path = P
     return replace(parsed, example=example)
 
 
-def _sensitive(row: dict[str, Any], columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Column and group, of those that the row says; nothing is guessed for the rest."""
+def _sensitive(row: dict[str, Any], columns: Sequence[str], text: str | None) -> tuple[tuple[str, str], ...]:
+    """Column and group, of those that the row says, or its text by a lexicon; nothing is guessed for the rest."""
     said = {column: row.get(column) for column in columns}
+    said |= {name: _lexicon(name).group_of(text or "") for name in columns if name.startswith(BY_LEXICON)}
     known = {c: v for c, v in said.items() if v is not None and v == v and not (isinstance(v, str) and not v.strip())}
     return tuple((column, read_scalar(value, column).strip()) for column, value in known.items())
+
+
+@functools.cache
+def _lexicon(name: str) -> Lexicon:
+    """The lexicon of an entry such as ``lexicon:pronouns``, or of several of the same groups, joined by ``+``."""
+    from tunesmith.data.lexicon import read_lexica
+
+    found = read_lexica(name.removeprefix(BY_LEXICON).split("+"))
+    if len(found) > 1:
+        raise DataError(f"data.sensitive '{name}': these lexica have different groups. Name each by itself.")
+    return found[0]
 
 
 def _parse(row: dict[str, Any], layout: Layout, source: str) -> Parsed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,7 +35,9 @@ class Causal:
         device = next(model.parameters()).device
         for micro in micro_batches(items, self.micro_batch_tokens, self.share_prefix, device):
             hidden = hidden_states(model, micro.pack, self.packed)[micro.rows]
-            yield summed_loss(model, hidden, micro.targets, torch.full((len(micro.rows),), scale, device=device))
+            counts = torch.tensor(micro.counts, device=device)
+            weights = torch.tensor([scale * items[i].weight for i in micro.order], device=device)
+            yield summed_loss(model, hidden, micro.targets, weights.repeat_interleave(counts))
 
     def item_losses(self, model: Any, items: Sequence[Rendered]) -> torch.Tensor:
         device = next(model.parameters()).device
@@ -54,7 +56,9 @@ def encode(
 ) -> tuple[list[Rendered], list[Finding]]:
     """Conversations through the model's chat template; see ``data.render``."""
     renderer = Renderer(tokenizer, settings.max_length, settings.train_on)
-    return render_all(renderer, [(e.source, task.messages(e)) for e in examples], settings.overlong)
+    items, found = render_all(renderer, [(e.source, task.messages(e)) for e in examples], settings.overlong)
+    weights = {e.source: e.weight for e in examples if e.weight != 1}
+    return [replace(i, weight=weights[i.example_id]) if i.example_id in weights else i for i in items], found
 
 
 def build(lm: LanguageModel, micro_batch_tokens: int, share_prefix: bool) -> Causal:

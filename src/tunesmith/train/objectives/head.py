@@ -28,13 +28,17 @@ SMALLEST_SPREAD = 0.1  # of a feature, times the mean spread: one that hardly mo
 
 @dataclass(frozen=True, slots=True)
 class HeadItem:
-    """An encoded example. ``features`` are the frozen backbone's, shape (width,), where they were computed once."""
+    """An encoded example, whose loss counts ``weight`` times in training.
+
+    ``features`` are the frozen backbone's, shape (width,), where they were computed once.
+    """
 
     example_id: str
     inputs: Input
     target: tuple[float, ...]
     loss: HeadLoss
     features: torch.Tensor | None = None
+    weight: float = 1.0
 
     @property
     def tokens(self) -> int:
@@ -55,7 +59,8 @@ class HeadObjective:
 
     def losses(self, model: HeadModel, items: Sequence[HeadItem], scale: float) -> Iterator[torch.Tensor]:
         for batch in self._batches(items):
-            yield scale * _losses(model, [items[i] for i in batch]).sum()
+            losses = _losses(model, [items[i] for i in batch])
+            yield scale * (losses * losses.new_tensor([items[i].weight for i in batch])).sum()
 
     def item_losses(self, model: HeadModel, items: Sequence[HeadItem]) -> torch.Tensor:
         found = torch.zeros(len(items), dtype=torch.float64)
@@ -92,7 +97,7 @@ def encode(
 ) -> tuple[list[HeadItem], list[Finding]]:
     """Texts of a ``HeadTask`` through the tokenizer, images by their path; texts over ``max_length`` as told."""
     items = [
-        HeadItem(example.source, read, tuple(task.head_target(example)), task.head_loss)
+        HeadItem(example.source, read, tuple(task.head_target(example)), task.head_loss, None, example.weight)
         for example, read in zip(examples, head_inputs(tokenizer, examples), strict=True)
     ]
     long = [item for item in items if not isinstance(item.inputs, str) and item.tokens > settings.max_length]
@@ -163,7 +168,9 @@ def prepare(
     model.feature_scale.copy_(spread.clamp_min(max(SMALLEST_SPREAD * float(spread.mean()), 1e-6)))
     if start == "fitted":
         held: list[HeadItem] = [item for part in followed.values() for item in part]
-        _fit_head(model, features, targets, _features(model, held, micro_batch_tokens), _targets(held), items[0].loss)
+        held_features = _features(model, held, micro_batch_tokens)
+        weights = np.array([item.weight for item in items])
+        _fit_head(model, features, targets, held_features, _targets(held), items[0].loss, weights)
     return learned, followed
 
 
@@ -188,6 +195,7 @@ def _fit_head(
     held: torch.Tensor,
     held_targets: NDArray[np.float64],
     loss: HeadLoss,
+    weights: NDArray[np.float64],
 ) -> None:
     """Put the simplest linear model that is as good as the best on held-out features into the head.
 
@@ -201,7 +209,9 @@ def _fit_head(
     if loss == "squared":
         shift, scale = model.target_shift.double().cpu().numpy(), model.target_scale.double().cpu().numpy()
         targets, held_targets = (targets - shift) / scale, (held_targets - shift) / scale
-    fit = fit_linear(scaled, targets, held_scaled, held_targets, loss, model.head.out_features, simplest=True)
+    outputs = model.head.out_features
+    counted = weights if (weights != 1).any() else None
+    fit = fit_linear(scaled, targets, held_scaled, held_targets, loss, outputs, counted, simplest=True)
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(fit.weights / length))
         model.head.bias.copy_(torch.from_numpy(fit.bias))
