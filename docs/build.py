@@ -37,6 +37,8 @@ GROUPS = (
     ("fairness", "Fairness", "Bias looked into further; nothing of it is done unless asked for."),
     ("prices", "Prices", "With them, the report says what each candidate costs in money."),
     ("rag", "Rag", "Documents for task generation: candidates that look answers up in them."),
+    ("remedies", "Remedies", "What training does to keep what the base model could do, for decoders that learn text; "
+     "each is off unless it is given: [remedies against forgetting](../howto/forgetting-remedies.md)."),
     ("tasks: several at once", "TaskPart", "Instead of `task` and `data`, a mapping of names to tasks, each with its "
      "own `data` beside its settings: `tasks: {mood: {kind: classification, data: {train: mood.csv}}, …}`."),
     ("mixing", "Mixing", "How often each task is drawn, where no weights are given."),
@@ -53,6 +55,7 @@ MEANINGS = {  # of the groups, whose fields have descriptions instead
     "guardrails": "What excludes a fine-tuned candidate.",
     "fairness": "Swapped texts, remedies against bias.",
     "rag": "Documents that answers are looked up in.",
+    "remedies": "What is done against forgetting.",
 }
 CLOSING = """## In the shell
 

@@ -246,6 +246,56 @@ class Train(Settings):
     share_prefix: bool = Field(True, description="Compute the tokens that examples of a step share only once.")
 
 
+SCALES = (0.3, 0.5, 0.7, 0.85, 1.0)  # what ``scale: auto`` chooses from
+
+
+class Remedies(Settings):
+    """What training does to keep what the base model could do; each is off unless it is given."""
+
+    replay: float = Field(
+        0.0, ge=0, le=1, description="General texts mixed in, as a share of the training examples; 0.01 to 0.05 do."
+    )
+    replay_from: str = Field(
+        "base",
+        description="base: texts that the base model writes itself, for replay, kl, ewc and the choice of a scale; or "
+        "a file of chats, prompts and completions, or texts, named as in data.train.",
+    )
+    scale: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (),
+        description="After training the update is multiplied by this; of a list validation chooses, and auto is such "
+        "a list, 0.3 to 1.",
+    )
+    exchange: float = Field(
+        1.0, gt=0, description="Validation loss given up to be a nat per token nearer to the base, where scale chooses."
+    )
+    kl: float = Field(0.0, ge=0, description="Weight of the divergence from the base on general texts, in the loss.")
+    l2_sp: float = Field(0.0, ge=0, description="Half of it times the squared length of the update, in the loss.")
+    ewc: float = Field(0.0, ge=0, description="The same by how much the base's texts depend on each weight (Fisher).")
+    averaging: float = Field(
+        0.0, ge=0, lt=1, description="Share of the way back to the start that the weights go before each validation."
+    )
+
+    @field_validator("scale", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        if value == "auto":
+            return SCALES
+        return [value] if isinstance(value, int | float) else value
+
+    @model_validator(mode="after")
+    def _every_word_counts(self) -> Self:
+        problems = []
+        if len(set(self.scale)) != len(self.scale):
+            problems.append(f"remedies.scale: each may stand once, got {list(self.scale)}")
+        if self.replay_from != "base" and not (self.replay or self.kl or self.ewc or len(self.scale) > 1):
+            problems.append("remedies.replay_from: nothing uses texts; give replay, kl, ewc or several scales as well")
+        if self.exchange != 1.0 and len(self.scale) < 2:
+            problems.append("remedies.exchange: nothing is chosen by it; give several scales, or leave it out")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
 class Budget(Settings):
     minutes: float | None = Field(
         None, gt=0, description="Time the run should take; bounds the epochs that are chosen."
@@ -404,6 +454,7 @@ class Rag(Settings):
         return self
 
 
+TEXT_TASKS = ("classification", "generation", "translation")  # that a decoder answers in words
 CandidateFamily = Literal["baseline", "boosting", "prompt", "embedding", "setfit", "tune", "rag", "tune+rag"]
 WITH_DOCUMENTS: tuple[CandidateFamily, ...] = ("rag", "tune+rag")
 FINE_TUNED: tuple[CandidateFamily, ...] = ("tune", "tune+rag")
@@ -498,6 +549,7 @@ class Config(Common):
     task: Task
     data: Data
     rag: Rag | None = Field(None, description="Documents that answers are looked up in, for task generation.")
+    remedies: Remedies = Remedies()
     fairness: Fairness = Fairness()
 
     _name = field_validator("task", mode="before")(_task_by_name)
@@ -517,6 +569,37 @@ class Config(Common):
                 f"rag: task {self.task.kind} takes no documents, only generation does; remove rag (for "
                 "classification, prompt/nearest shows each text the training examples most like it)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _remedies_apply(self) -> Self:
+        """Remedies are for decoders that learn next tokens, and each only for methods whose update it can measure."""
+        if self.remedies == Remedies():
+            return self
+        problems = []
+        if not self.fine_tunes:
+            problems.append("nothing is fine-tuned; add tune to candidates, or remove remedies")
+        if self.task.kind not in TEXT_TASKS or getattr(self.task, "by", None) == "head":
+            what = "a head" if self.task.kind in TEXT_TASKS else f"task {self.task.kind}"
+            problems.append(f"they are for models that learn text ({', '.join(TEXT_TASKS)}), not for {what}")
+        of_update = [name for name in ("l2_sp", "ewc", "averaging") if getattr(self.remedies, name)]
+        for method in self.method:
+            if method.kind in ("head", "gradual"):
+                problems.append(f"method {method.kind} trains a head, which has no base to keep; take lora or full")
+                continue
+            refused = {}
+            if getattr(method, "init", "default") == "pissa":
+                refused["init: pissa, whose update is no single product"] = of_update
+            if getattr(method, "dora", False):
+                scaled = ["scale"] if self.remedies.scale else []
+                refused["dora, whose update is no product"] = [*of_update, *scaled]
+            if method.kind == "qlora":
+                refused["qlora, whose base in 4 bits has no gradient"] = ["ewc"] if self.remedies.ewc else []
+            problems += [
+                f"{', '.join(names)}: not with {what}; use replay or kl" for what, names in refused.items() if names
+            ]
+        if problems:
+            raise ValueError(f"remedies: {'; '.join(problems)}")
         return self
 
     @model_validator(mode="after")
@@ -697,19 +780,20 @@ def read_any_config(path: Path | str, overrides: tuple[str, ...] = ()) -> AnyCon
                 if beside.exists() or glob.glob(data[part], root_dir=path.parent, recursive=True):
                     data[part] = str(beside)
         data |= {key: _beside(value, path.parent, key) for key, value in data.items() if key == "sensitive"}
-    for group in ("rag", "fairness"):
+    for group in ("rag", "fairness", "remedies"):
         if isinstance(raw.get(group), dict):
             raw[group] = {key: _beside(value, path.parent, key) for key, value in raw[group].items()}
     return parse_any_config(raw, str(path))
 
 
 def _beside(value: Any, folder: Path, key: str) -> Any:
-    """Paths of documents, an index, a reranker or lexica, from the project file's folder where they are there."""
+    """Paths of documents, an index, a reranker, lexica or texts, from the project file's folder if they are there."""
     if key in ("documents", "swaps", "sensitive") and isinstance(value, list):
         return [_beside(item, folder, key) for item in value]
     if isinstance(value, str) and key == "sensitive" and value.startswith(BY_LEXICON):
         return BY_LEXICON + str(_beside(value.removeprefix(BY_LEXICON), folder, "swaps"))
-    if key not in ("documents", "index", "rerank", "swaps") or not isinstance(value, str) or ":" in value:
+    named = isinstance(value, str) and ":" not in value and (key, value) != ("replay_from", "base")
+    if key not in ("documents", "index", "rerank", "swaps", "replay_from") or not named:
         return value
     return str(folder / value) if (folder / value).exists() else value
 
@@ -812,7 +896,7 @@ def _names_beside(location: list[Any], kind: type[Settings]) -> list[str]:
     """The valid names in the group that an unknown key was written in."""
     groups: dict[str, type[Settings]] = {
         "data": Data, "train": Train, "budget": Budget, "mixing": Mixing, "stages": Stage, "rag": Rag,
-        "fairness": Fairness, **_KIND_SETTINGS,
+        "fairness": Fairness, "remedies": Remedies, **_KIND_SETTINGS,
     }  # fmt: skip
     for part in reversed(location[:-1]):
         if part in groups:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +20,7 @@ import yaml
 from tunesmith.candidates import FAMILIES, Candidate, Context, Fit
 from tunesmith.candidates.candidate import Listener, model_id
 from tunesmith.candidates.follow import require_metric
-from tunesmith.config import FINE_TUNED, FORMAT_VERSION, AnyConfig, Config, parse_any_config
+from tunesmith.config import FINE_TUNED, FORMAT_VERSION, AnyConfig, Config, Remedies, parse_any_config
 from tunesmith.data.prepare import prepare_data
 from tunesmith.data.split import labels_of
 from tunesmith.errors import ConfigError, RunError, TunesmithError
@@ -225,6 +226,7 @@ def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task,
     from tunesmith.model.architecture import architecture
     from tunesmith.model.load import load_tokenizer
     from tunesmith.train.objectives import OBJECTIVES, EncodeSettings
+    from tunesmith.train.remedies.replay import read_texts, text_task
 
     listener("plan: model", 0, 0, {})
     folder = resolve_model(config.model or DEFAULT_MODEL)
@@ -240,6 +242,9 @@ def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task,
         findings += found + OBJECTIVES[name].encode(task, tokenizer, parts["validation"], learned)[1]
         # nothing is cut from a test example or left out: it need only fit into the model
         OBJECTIVES[name].encode(task, tokenizer, parts["test"], EncodeSettings(context))
+    if config.remedies.replay_from != "base":
+        tokenizer, texts = load_tokenizer(folder, kind_of_model), read_texts(config.remedies.replay_from)
+        findings += OBJECTIVES["causal"].encode(text_task(), tokenizer, texts, replace(learned, overlong="drop"))[1]
     listener("plan: measuring this machine", 0, 0, {})
     counts = {name: len(examples) for name, examples in parts.items()}
     machine = detect()
@@ -271,6 +276,8 @@ def _interfaces(config: Config, task: Task, architecture: str) -> dict[str, str]
                 require_bitsandbytes()
                 if found[kind] not in ("causal", "preference"):
                     raise ConfigError("4-bit bases are for decoders that write text. Use method lora here.")
+            if config.remedies != Remedies() and found[kind] != "causal":
+                raise ConfigError("remedies are for decoders that learn next tokens. Remove them, or take a decoder.")
         except ConfigError as error:
             problems.append(f"method {kind}: {error}")
     if problems:

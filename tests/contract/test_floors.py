@@ -16,7 +16,7 @@ FLOORS = {
     "train": 5, "report": 5,
     "plan": 6, "candidates": 6,
     "workflow": 7, "judge": 7,
-    "schedules": 8,
+    "schedules": 8, "search": 8,
     "cli": 9,
 }  # fmt: skip
 

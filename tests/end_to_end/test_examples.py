@@ -31,6 +31,8 @@ def sliced(path: Path) -> dict[str, Any]:
                 task |= TASK
     if "rag" in project:
         project["rag"] |= {"retriever": ["hybrid"], "k": 1}
+    if "remedies" in project:  # a few texts that the base writes are enough
+        project["remedies"] = {"replay": 0.1, "scale": 0.7}
     if "epochs" in project.get("train", {}):  # heads need the passes they get
         project["train"]["epochs"] = 1
     return project | {"forgetting": "off"}

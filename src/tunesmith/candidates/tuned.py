@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from tunesmith.train.batches import Order
     from tunesmith.train.loop import LoopSettings, Measured, TrainResult
     from tunesmith.train.methods import Attached
-    from tunesmith.train.objectives import Interface, Item, Objective
+    from tunesmith.train.objectives import EncodeSettings, Interface, Item, Objective
+    from tunesmith.train.remedies import Protection
 
 FIXED_SUBSET = 200  # train and validation examples on which overfitting is measured
 MEASURED_ON = ("causal", "preference")  # interfaces whose model still writes text, which the probe suites score
@@ -101,6 +102,7 @@ class Tuned:
         from tunesmith.train.loop import train as run_loop
         from tunesmith.train.methods import METHODS
         from tunesmith.train.objectives import OBJECTIVES, EncodeSettings
+        from tunesmith.train.remedies import protect
 
         listener, config = self.context.listener, self.context.config
         listener(f"{self.id}: loading {self.context.model}", 0, 0, {})
@@ -116,6 +118,8 @@ class Tuned:
         followed = {p.name: encode(p.task, lm.tokenizer, p.validation, encoding)[0] for p in parts if p.validation}
         stereotyped = self._stereotypes(lm, cached=True)
         base = self._base_scores(lm, [item for part in followed.values() for item in part])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        texts = self._texts(lm, encode, encoding, sum(len(part) for part in learned.values()))
         whole = order is None and start is None
         canaries = self._canaries(kind, list(learned.values()), list(followed.values()), settings, whole)
 
@@ -132,16 +136,18 @@ class Tuned:
         items = [item for part in learned.values() for item in part]
         held_out = [item for part in followed.values() for item in part]
         watched = [(name, item) for name, part in followed.items() for item in part[:VALIDATION_LIMIT]]
-        self.folder.mkdir(parents=True, exist_ok=True)
         if probe is not None:
             probe(lm, attached, objective, learned)
         order_of_all = np.random.default_rng([config.seed, 4]).permutation(len(items))
         fixed = [items[i] for i in order_of_all[:FIXED_SUBSET]], held_out[:FIXED_SUBSET]
+        protection = protect(config.remedies, lm, attached, objective, texts, settings.seed)
         untrained = self._untrained(lm, objective, parts, fixed, items)
         metric = self._follow(lm, parts, held_out)
         result = run_loop(
-            attached.model, attached.trainable, objective, items, [item for _, item in watched], settings, self.folder,
+            attached.model, attached.trainable, objective, [*items, *texts["replayed"]],
+            [item for _, item in watched], settings, self.folder,
             paces=attached.paces, order=_order(OBJECTIVES[kind], learned, order),
+            penalty=protection.penalty, after_step=protection.after_step,
             parts=[name for name, _ in watched] if len(followed) > 1 else None,
             listener=lambda e: listener(f"{self.id}: training", e["step"], e["steps"], e),
             metric=None if isinstance(metric, str) else metric,
@@ -153,6 +159,7 @@ class Tuned:
                 f"{result.last_validation_loss:.4f}). Lower train.learning_rate, or keep to a prompt."
             )
         lm.model.eval()
+        held_back = self._scale(lm, objective, protection, [item for _, item in watched])
         self._save(attached, lm, parts)
         self._trained = lm
         losses = self._losses(lm, objective, fixed, "overfitting")
@@ -174,7 +181,7 @@ class Tuned:
             attached.trainable_parameters,
             result.seconds,
             result.tokens,
-            {**self._details(settings, result), "loss_unit": OBJECTIVES[kind].loss_unit},
+            {**self._details(settings, result), "loss_unit": OBJECTIVES[kind].loss_unit, **held_back},
             measured,
         )
 
@@ -205,6 +212,45 @@ class Tuned:
             "interface": lm.interface, "outputs": getattr(self.context.task, "outputs", 0),
             "parts": [{"name": part.name, "train": len(part.train)} for part in parts],
         })  # fmt: skip
+
+    # ── remedies against forgetting ──────────────────────────────────────────────────────────────────────
+    def _texts(self, lm: LanguageModel, encode: Any, encoding: EncodeSettings, examples: int) -> dict[str, list[Any]]:
+        """General texts that the remedies need, encoded, by use; those that do not fit are left out."""
+        from dataclasses import replace
+
+        from tunesmith.train.remedies import gather_texts
+        from tunesmith.train.remedies.replay import text_task
+
+        config, file = self.context.config, self.folder / "replay.parquet"
+        found = gather_texts(config.remedies, lm, examples, file, config.seed, self.context.listener)
+        encoding = replace(encoding, overlong="drop")
+        return {u: encode(text_task(), lm.tokenizer, texts, encoding)[0] if texts else [] for u, texts in found.items()}
+
+    def _scale(
+        self, lm: LanguageModel, objective: Objective, protection: Protection, validation: Sequence[Any]
+    ) -> dict[str, Any]:
+        """Make the update smaller where that was asked for; what the report says of the remedies."""
+        from tunesmith.train.loop import losses_and_units
+        from tunesmith.train.remedies.scale import choose_scale
+
+        settings = self.context.config.remedies
+        if settings == type(settings)():
+            return {}
+        told: dict[str, Any] = {"remedies": settings.model_dump(exclude_defaults=True) | protection.details}
+        if protection.put is None:
+            return told
+        put = protection.put()
+        if protection.kl_to_base is None:
+            put(settings.scale[0])
+            return told
+
+        def validation_loss() -> float:
+            self.context.listener(f"{self.id}: choosing a scale", 0, 0, {})
+            sums, units = losses_and_units(lm.model, objective, validation)
+            return float(sums.sum() / units.sum())
+
+        chosen, tried = choose_scale(put, settings.scale, validation_loss, protection.kl_to_base, settings.exchange)
+        return {"remedies": told["remedies"] | {"scale": chosen}, "scales": tried}
 
     # ── what it cost ─────────────────────────────────────────────────────────────────────────────────────
     def _base_scores(self, lm: LanguageModel, held_out: Sequence[Any]) -> tuple[dict[str, Any], torch.Tensor] | None:

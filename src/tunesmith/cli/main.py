@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("tunesmith.cli.train", "Fine-tune only, without the candidates to compare with."),
     "evaluate": ("tunesmith.cli.evaluate", "Score a model on a file of examples, or check a run's numbers."),
     "compare": ("tunesmith.cli.compare", "Compare two runs on the test examples they share."),
+    "search": ("tunesmith.cli.search", "Try several trainings beside each other, on validation."),
     "chat": ("tunesmith.cli.chat", "Talk to a model in the terminal."),
     "data": ("tunesmith.cli.data", "Look at data as the model will see it."),
     "rag": ("tunesmith.cli.rag", "Index documents, keep the index up to date, and search it."),

@@ -86,12 +86,15 @@ def _prefers_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and "Intel" not in cpu_name()
 
 
-def head_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits of hidden states, shape (n, vocabulary), in float32."""
-    return _soft_cap(linear(hidden, *_head(model)).float(), _cap(model))
+Head = tuple[torch.Tensor, torch.Tensor | None]  # weight and bias of what makes logits
 
 
-def _head(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+def head_logits(model: Any, hidden: torch.Tensor, head: Head | None = None) -> torch.Tensor:
+    """Logits of hidden states, shape (n, vocabulary), in float32; ``head`` stands in for the model's own."""
+    return _soft_cap(linear(hidden, *(head or output_head(model))).float(), _cap(model))
+
+
+def output_head(model: Any) -> Head:
     """Weight and bias of what makes logits; BART and its like keep a bias apart from the layer."""
     head = model.get_output_embeddings()
     apart = getattr(model, "final_logits_bias", None)  # (1, vocabulary)
@@ -132,7 +135,7 @@ def summed_loss(model: Any, hidden: torch.Tensor, targets: torch.Tensor, weights
         targets: (n,) token ids.
         weights: (n,) float32.
     """
-    total: torch.Tensor = _ChunkedLoss.apply(hidden, *_head(model), targets, weights, _cap(model))
+    total: torch.Tensor = _ChunkedLoss.apply(hidden, *output_head(model), targets, weights, _cap(model))
     return total
 
 

@@ -230,8 +230,10 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
     if config.memorization != "off":
         fixed = min(FIXED_SUBSET, facts.train) + min(FIXED_SUBSET, facts.validation)
         seconds += estimate.scoring_seconds(facts, fixed, facts.tokens_per_example - facts.prefix_tokens)
-    tokens = config.train.micro_batch_tokens
-    return seconds, estimate.training_bytes(facts, method.kind, method, tokens, 256)
+    steps = steps_in(facts.train, epochs[method.kind], batch)
+    remedies = estimate.remedies_cost(facts, method.kind, config.remedies, steps)
+    size = estimate.training_bytes(facts, method.kind, method, config.train.micro_batch_tokens, 256)
+    return seconds + remedies[0], size + remedies[1]
 
 
 def _embedding_id(encoder: str) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from tunesmith.config import Remedies
 from tunesmith.model.quantise import BYTES_PER_WEIGHT
 from tunesmith.plan.facts import Facts
 from tunesmith.train.methods import METHODS
+from tunesmith.train.remedies.kl import TEXTS_A_STEP
+from tunesmith.train.remedies.protection import texts_wanted
+from tunesmith.train.remedies.replay import ANSWER_TOKENS, QUESTION_TOKENS
 
 EFFICIENCY = 0.6  # share of the measured matrix-product rate that a whole step reaches on a CPU
 OTHER_PROCESS_BYTES = 600e6  # Python, torch and the tokenizer, before any weight
+TEXT_TOKENS = 80  # of a general text, question and answer
 LOGIT_COPIES = 3  # of a chunk of logits: the logits, their exponentials, the gradient
 
 
@@ -48,6 +53,19 @@ def training_bytes(facts: Facts, method: str, settings: object, micro_batch_toke
         activations = facts.train * facts.hidden_size * 4
     logits = LOGIT_COPIES * loss_chunk * facts.vocabulary * 4
     return OTHER_PROCESS_BYTES + frozen + trained * 12 + activations + logits
+
+
+def remedies_cost(facts: Facts, method: str, remedies: Remedies, steps: int) -> tuple[float, float]:
+    """Seconds and bytes of remedies besides training itself: texts that the base writes, those held to it, copies."""
+    wanted = texts_wanted(remedies, facts.train)
+    written = sum(wanted.values()) if remedies.replay_from == "base" else 0
+    seconds = scoring_seconds(facts, written, 2 * (QUESTION_TOKENS + ANSWER_TOKENS))  # half of them are not ended
+    learned = (steps * TEXTS_A_STEP if remedies.kl else 0) + (wanted["held"] if remedies.ewc else 0)
+    seconds += scoring_seconds(facts, learned, 2 * TEXT_TOKENS)
+    seconds += scoring_seconds(facts, len(remedies.scale) * wanted["compared"], TEXT_TOKENS)
+    on_weights = remedies.l2_sp or remedies.ewc or remedies.averaging or remedies.scale
+    copies = bool(on_weights and method == "full") + bool(remedies.scale and method == "full") + bool(remedies.ewc)
+    return seconds, 4.0 * copies * facts.parameters
 
 
 def scoring_bytes(facts: Facts) -> float:

@@ -12,6 +12,9 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH = 480
+FAR_OFF = 8.0  # times the middle one: a point so far off compresses its axis
+DECADES = [m * 10.0**k for k in range(-3, 4) for m in (1, 3)]  # ticks of a compressed axis
+BESIDE = [(r * dx, r * dy) for r in (13, 22, 31) for dx, dy in ((0.8, -0.8), (-0.8, -0.8), (0.8, 0.8), (-0.8, 0.8))]
 UNITS = (("d", 86_400.0), ("h", 3600.0), ("min", 60.0))
 DURATIONS = (
     1.0,
@@ -37,6 +40,79 @@ class Whisker(NamedTuple):
     cost: float
     text: str
     chosen: bool = False
+
+
+class Cross(NamedTuple):
+    """One point with intervals both ways; ``key`` is its number in the table."""
+
+    key: int
+    label: str
+    x: float
+    x_low: float
+    x_high: float
+    y: float
+    y_low: float
+    y_high: float
+    chosen: bool = False
+
+
+def trade_off_chart(points: Sequence[Cross], front: Sequence[int], x_title: str, y_title: str) -> str:
+    """One quantity against another with intervals, and a line through those that no other beats.
+
+    Where one point lies far off the others, the axis across is compressed away from 0, so as not to squeeze them.
+
+    Args:
+        points: At least one.
+        front: Keys of the points on the line, from left to right.
+        x_title: What stands below the picture.
+        y_title: What stands above it.
+    """
+    left, right, top, bottom = 44, WIDTH - 16, 30, 270
+    first, last = min(p.x_low for p in points), max(p.x_high for p in points)
+    up = _ticks(min(p.y_low for p in points), max(p.y_high for p in points))
+    sizes = sorted(abs(p.x) for p in points)
+    middle = sizes[len(sizes) // 2]
+    compressed = 0 < FAR_OFF * middle < sizes[-1]
+
+    def place(value: float) -> float:
+        return math.asinh(value / middle) if compressed else value
+
+    across = _ticks(first, last)
+    if compressed:
+        x_title += " (compressed)"
+        wide = (0.0, *(size for size in DECADES if size >= middle / 2))
+        across = sorted(t for size in wide for t in {size, -size} if first <= t <= last)
+    else:
+        first, last = across[0], across[-1]
+    along = _scale(place(first), place(last), left + 12, right - 12)
+
+    def x(value: float) -> float:
+        return along(place(value))
+
+    y = _scale(up[0], up[-1], bottom, top)
+    parts = [_line(left, y(t), right, y(t), "grid") for t in up]
+    parts += [_text(left - 6, y(t) + 4, _number(t), "tick", "end") for t in up]
+    parts += [_line(x(t), top, x(t), bottom, "grid") for t in across]
+    parts += [_text(x(t), bottom + 18, _number(t), "tick", _anchor(x(t))) for t in across]
+    parts += [_text(left, top - 12, y_title, "tick", "start"), _text(right, bottom + 36, x_title, "tick", "end")]
+    by_key = {p.key: p for p in points}
+    line = " ".join(f"{x(by_key[k].x):.1f},{y(by_key[k].y):.1f}" for k in front)
+    parts.append(f'<polyline class="curve validation" points="{line}"/>')
+    ordered = sorted(points, key=lambda p: p.chosen)  # the choice on top
+    for p in ordered:
+        name = "choice" if p.chosen else "other"
+        parts += [
+            _line(x(p.x_low), y(p.y), x(p.x_high), y(p.y), f"whisker {name}"),
+            _line(x(p.x), y(p.y_low), x(p.x), y(p.y_high), f"whisker {name}"),
+        ]
+    parts += [_circle(x(p.x), y(p.y), 4.5, f"dot {'choice' if p.chosen else 'other'}") for p in ordered]
+    taken = [(x(p.x), y(p.y)) for p in points]
+    for p in reversed(ordered):  # a number stands beside its dot, where no dot and no other number is
+        places = [(x(p.x) + dx, y(p.y) + dy) for dx, dy in BESIDE]
+        at = next((q for q in places if all(math.dist(q, other) > 12 for other in taken)), places[0])
+        taken.append(at)
+        parts.append(_text(at[0], at[1] + 4, str(p.key), f"label {'choice' if p.chosen else 'other'}", "middle"))
+    return _svg(bottom + 44, f"{y_title} against {x_title}", parts)
 
 
 def candidates_chart(rows: Sequence[Whisker], title: str) -> str:

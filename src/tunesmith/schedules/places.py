@@ -15,14 +15,15 @@ from typing import Any
 
 from tunesmith.candidates.candidate import Listener
 from tunesmith.candidates.tuned import Part, one_interface
-from tunesmith.config import Budget, Config, Data, Generation, Lora, Stage, Stages
+from tunesmith.config import Budget, Config, Data, Lora, Stage, Stages
 from tunesmith.config import Task as TaskSettings
 from tunesmith.errors import ConfigError, RunError, TunesmithError
 from tunesmith.plan.choose import DEFAULT_MODEL
 from tunesmith.records import Example
 from tunesmith.run import Run, read_examples, write_json
 from tunesmith.sources import ModelFolder, resolve_model
-from tunesmith.tasks import Task, build_task
+from tunesmith.tasks import Task
+from tunesmith.train.remedies.replay import text_task
 from tunesmith.workflow import make_plan, prepare, start
 
 BASE = "prompt/zero-shot"  # the base model, asked as the trained ones are
@@ -164,11 +165,6 @@ def _replayed_tasks(stage: Stage, earlier: Sequence[Place]) -> list[tuple[str, T
     if stage.replay_from == "base":
         return [("replay of the base model's texts", text_task())]
     return [(f"replay of {place.name}", place.task) for place in earlier]
-
-
-def text_task() -> Task:
-    """Texts of the base model are learned as answers in conversations."""
-    return build_task(Generation(), ())
 
 
 def _cannot_continue(config: Stages, k: int) -> list[str]:

@@ -35,13 +35,12 @@ from tunesmith.schedules.places import (
     prepare_stages,
     stage_id_of,
     task_configs,
-    text_task,
 )
-from tunesmith.schedules.replay import draw_examples, write_texts
 from tunesmith.schedules.stages_report import report_stages, stage_answers
 from tunesmith.sources import resolve_model
 from tunesmith.sources.cache import file_sha256
 from tunesmith.train.batches import Mixed
+from tunesmith.train.remedies.replay import draw_examples, text_task, write_texts
 from tunesmith.workflow import evaluate_candidate, fitted, is_evaluated, measure, start
 
 if TYPE_CHECKING:

@@ -96,6 +96,8 @@ def train(
     parts: Sequence[str] | None = None,
     listener: Listener | None = None,
     metric: Callable[[], Measured] | None = None,
+    penalty: Callable[[int], Iterator[torch.Tensor]] | None = None,
+    after_step: Callable[[bool], None] | None = None,
 ) -> TrainResult:
     """Train ``trainable`` on ``items``; afterwards the model holds the weights of the best step.
 
@@ -116,6 +118,9 @@ def train(
         parts: The data set that each validation item belongs to; the loss is then told for each.
         listener: Called with every line of metrics.jsonl.
         metric: Called at each validation, in evaluation mode; must leave torch's random state alone.
+        penalty: From the number of a step, from 0, to differentiable numbers that are added to its loss, one at a time.
+            What it gives depends on that number and the weights alone, so that a resumed run computes the same.
+        after_step: Called once the weights have moved, with whether the validation loss is measured next.
 
     Raises:
         TrainingError: If a loss or gradient is not finite; the last good checkpoint stays.
@@ -194,6 +199,10 @@ def train(
             for part in objective.losses(model, batch[rank::ranks], 1.0 / n_units):
                 part.backward()
                 loss += part.detach()
+            held = 0.0
+            for part in penalty(step) if penalty is not None else ():
+                (part / ranks).backward()
+                held += part.item()
             if ranks > 1:
                 _sum_over_processes(loss, trainable.values())
             norm = torch.nn.utils.clip_grad_norm_(trainable.values(), settings.max_grad_norm)
@@ -205,13 +214,16 @@ def train(
                 )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            validates = (step + 1) % every == 0 or step + 1 == total
+            if after_step is not None:
+                after_step(validates)
 
             done["step"] = step + 1
             done["tokens"] += n_tokens
             done["units"] += n_units
             took = time.monotonic() - begun
             validation_loss, measured = None, None
-            if (step + 1) % every == 0 or step + 1 == total:
+            if validates:
                 validation_loss, measured = validate()
                 done["stopped_early"] = settings.patience > 0 and done["waited"] >= settings.patience
             done["seconds"] = time.monotonic() - started
@@ -223,6 +235,7 @@ def train(
                     "memory_bytes": current_memory_bytes(), "seconds": round(done["seconds"], 3),
                     **({"validation_metrics": measured.values} if measured is not None else {}),
                     **({"validation_losses": dict(by_part)} if parts and validation_loss is not None else {}),
+                    **({"penalty": held} if penalty is not None else {}),
                 })  # fmt: skip
             if validation_loss is not None or stop.is_set():
                 save()

@@ -1,10 +1,13 @@
 """Pictures are well-formed, within their frame, and say what they show."""
 
+import itertools
 import math
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
 
+from tunesmith.report import charts
 from tunesmith.report.charts import WIDTH, Whisker, candidates_chart, confusion_chart, cost_chart, loss_chart
 
 ROWS = [
@@ -77,3 +80,31 @@ def test_confusion_counts_stand_in_their_cells(k):
     assert len(list(root.iter("rect"))) == k * k
     if k < 20:
         assert {str(c) for row in counts for c in row} <= set(texts)
+
+
+def crosses(*xs):
+    return [charts.Cross(i, f"v{i}", x, x - 0.01, x + 0.01, 50 + i, 40 + i, 60 + i, i == 2) for i, x in enumerate(xs)]
+
+
+def dots(svg):
+    return [(float(x), float(y)) for x, y in re.findall(r'<circle class="dot \w+" cx="([-\d.]+)" cy="([-\d.]+)"', svg)]
+
+
+def test_trade_off_shows_every_point_with_its_intervals_and_the_front():
+    svg = charts.trade_off_chart(crosses(0.0, 0.1, 0.3), [0, 2], "nats", "accuracy")
+    assert svg.count('class="whisker') == 6
+    assert svg.count('class="dot choice"') == 1
+    assert svg.count(",") >= 2 and "compressed" not in svg
+    points = dots(svg)
+    front = re.search(r'points="([^"]+)"', svg).group(1).split()
+    assert len(front) == 2 and all(0 <= x <= charts.WIDTH for x, _ in points)
+    steps = sorted(x for x, _ in points)
+    assert (steps[2] - steps[1]) == pytest.approx(2 * (steps[1] - steps[0]), rel=0.02)
+
+
+def test_a_point_far_off_does_not_squeeze_the_others():
+    svg = charts.trade_off_chart(crosses(0.0, 0.02, 0.1, 0.12, 6.9), [0, 2], "nats", "accuracy")
+    assert "nats (compressed)" in svg
+    steps = sorted(x for x, _ in dots(svg))
+    assert steps[2] - steps[0] > 40 and all(b > a for a, b in itertools.pairwise(steps))
+    assert all(0 <= x <= charts.WIDTH for x in steps)

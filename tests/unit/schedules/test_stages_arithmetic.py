@@ -9,9 +9,9 @@ from tunesmith.model.load import load_model
 from tunesmith.records import Example
 from tunesmith.report.stages import SHADES, render_stages
 from tunesmith.schedules.mixture import drawing_rates, joint_loop
-from tunesmith.schedules.replay import draw_examples, even_shares, write_texts
 from tunesmith.schedules.stages import _bounds, _mixed
 from tunesmith.schedules.stages_report import _verdict
+from tunesmith.train.remedies.replay import draw_examples, even_shares, write_texts
 from tunesmith.workflow import silent
 
 

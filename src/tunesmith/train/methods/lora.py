@@ -120,7 +120,7 @@ def _start_at_largest_directions(model: Any) -> dict[str, Start]:
     """
     starts: dict[str, Start] = {}
     for name, layer in model.named_modules():
-        if not _is_adapted(layer):
+        if not is_adapted(layer):
             continue
         if not _is_plain(layer):
             kind = type(layer.get_base_layer()).__name__
@@ -143,7 +143,8 @@ def _start_at_largest_directions(model: Any) -> dict[str, Start]:
     return starts
 
 
-def _is_adapted(layer: Any) -> bool:
+def is_adapted(layer: Any) -> bool:
+    """Whether a module is a layer with an adapter beside it."""
     return hasattr(layer, "lora_A") and ADAPTER in layer.lora_A
 
 
@@ -156,7 +157,7 @@ def fuse(model: torch.nn.Module, starts: dict[str, Start]) -> int:
     """Replace the arithmetic of peft's plain LoRA layers by :class:`_LoraLinear`; returns how many."""
     count = 0
     for name, layer in model.named_modules():
-        if _is_adapted(layer) and _is_plain(layer):
+        if is_adapted(layer) and _is_plain(layer):
             layer.forward = _fused_forward(layer, layer.forward, starts.get(name))
             count += 1
     return count

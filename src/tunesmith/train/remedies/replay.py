@@ -1,4 +1,4 @@
-"""What a later stage is shown of before: examples of the stages before it, or texts that the base model wrote."""
+"""Replay: what training is shown of before; examples of earlier stages, texts that the base wrote, or a file's."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunesmith.candidates.candidate import Listener
+from tunesmith.config import Generation
+from tunesmith.data.read import BadRow, read_examples, read_rows
 from tunesmith.errors import DataError
 from tunesmith.records import Example, Message
+from tunesmith.sources import resolve_files
+from tunesmith.tasks import Task, build_task
 
 if TYPE_CHECKING:
+    from tunesmith.candidates.candidate import Listener
     from tunesmith.data.render import Renderer
     from tunesmith.model.load import LanguageModel
 
@@ -57,6 +61,33 @@ def draw_examples(
         if share:
             drawn[name] = [examples[i] for i in order]
     return drawn
+
+
+def text_task() -> Task:
+    """Texts are learned as answers in conversations."""
+    return build_task(Generation(), ())
+
+
+def read_texts(source: str) -> list[Example]:
+    """Chats, or pairs of prompt and completion, of a file; or plain texts, where its one column is ``text``.
+
+    Args:
+        source: What ``data.train`` takes.
+
+    Raises:
+        NotFoundError: If there is no such file.
+        DataError: If it holds anything else; all bad rows in one message.
+    """
+    files = resolve_files(source)
+    path = next(iter(files.values()))
+    first = next((row for _, row in read_rows(path) if not isinstance(row, BadRow)), {})
+    if set(first) != {"text"}:
+        return list(read_examples(files, "generation", name=source).examples)
+    rows = [(f"{name}:{line}", row) for name, path in files.items() for line, row in read_rows(path)]
+    bad = [place for place, row in rows if isinstance(row, BadRow) or not str(row.get("text") or "").strip()]
+    if bad:
+        raise DataError(f"{source}: {len(bad)} rows have no text: {', '.join(bad[:50])}. Remove them.")
+    return [Example(place, (Message("assistant", str(row["text"])),)) for place, row in rows if isinstance(row, dict)]
 
 
 def write_texts(lm: LanguageModel, count: int, seed: int, listener: Listener) -> list[Example]:

@@ -1,0 +1,96 @@
+"""``tunesmith search``: several trainings of one project beside each other, with the test split left sealed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.group("search")
+def command() -> None:
+    """Try several trainings beside each other, on validation."""
+
+
+@command.command("forgetting")
+@click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; default runs/<name of the config>-forgetting.")
+@click.option(
+    "--remedies", "names", metavar="LIST",
+    help="Variants to try, with commas, such as none,rate=0.25,lora+replay=0.03+scale=0.7; default: a set of them.",
+)  # fmt: skip
+@click.option(
+    "--exchange", type=click.FloatRange(min=0), metavar="RATE",
+    help="Score, in the metric's unit, that a nat per token of general text is worth; default: 0.2 of its range.",
+)  # fmt: skip
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="After this time no variant is begun.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=1.")
+@click.option("--json", "as_json", is_flag=True, help="Print search.json.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def forgetting(
+    config_file: Path, out: Path | None, names: str | None, exchange: float | None, minutes: float | None,
+    overrides: tuple[str, ...], as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Compare remedies against forgetting on the project in CONFIG: what each learns, against what it forgets.
+
+    Each is a training in a folder of its own, judged on the validation examples; the test examples are not looked at.
+    The same command on the same folder goes on.
+    """
+    from tunesmith.config import read_config
+
+    config = read_config(config_file, overrides)
+    folder = out or Path("runs") / f"{config_file.stem}-forgetting"
+    from tunesmith.cli.progress import progress
+    from tunesmith.report.search import write_search_page
+    from tunesmith.run import Run
+    from tunesmith.search.forgetting import search_forgetting
+
+    with progress(quiet) as listener:
+        report = search_forgetting(
+            config, folder, listener, shlex.join(["tunesmith", *sys.argv[1:]]), exchange=exchange, minutes=minutes,
+            names=[name.strip() for name in names.split(",") if name.strip()] if names is not None else (),
+        )  # fmt: skip
+    write_search_page(Run(folder), report)
+    click.echo(json.dumps(report, ensure_ascii=False, indent=2) if as_json else summary(report, config_file, folder))
+    if any(row["status"] == "failed" for row in report["variants"]):
+        raise SystemExit(1)
+
+
+def summary(report: dict[str, Any], config_file: Path, folder: Path) -> str:
+    """A line for each variant, the knee, and what to type next."""
+    from tunesmith.report.search import reason, table
+
+    rows = table(report)
+    width = max(len(row["name"]) for row in rows)
+    lines = [
+        f"{'variant':<{width}}  {report['task']['metric']:>9}  {'general text':>12}  {'KL to base':>10}  at the rate"
+    ]
+    for row in rows:
+        if row["status"] != "ok":
+            lines.append(f"{row['name']:<{width}}  {row['status'].replace('_', ' ')}: {row['reason']}")
+            continue
+        mark = " ← knee" if row["chosen"] else " · front" if row["front"] else ""
+        lines.append(
+            f"{row['name']:<{width}}  {row['quality_words'][0]:>9}  {row['loss_words'][0]:>12}  "
+            f"{row['kl_words'][0]:>10}  {row['worth_words']:>11}{mark}"
+        )
+    lines += ["", textwrap.fill(reason(report), 100, break_on_hyphens=False, break_long_words=False)]
+    chosen = next((row for row in rows if row["chosen"] and row["folder"]), None)
+    if chosen is not None:
+        lines += ["", "Next:", f"  tunesmith run {config_file} {shlex.join(_settings(chosen, report))}"]
+    return "\n".join([*lines, "", f"Report: {folder / 'report.html'}"])
+
+
+def _settings(row: dict[str, Any], report: dict[str, Any]) -> list[str]:
+    """How the project is told to train as a variant was."""
+    changes = [f"method={row['method']}"] if row["method"] != report["settings"]["method"][0]["kind"] else []
+    if "rate=" in row["name"]:
+        changes.append(f"train.learning_rate={row['learning_rate']:.3g}")
+    kept = {key: value for key, value in row["remedies"].items() if key not in ("replayed", "held", "compared")}
+    changes.append(f"remedies={json.dumps(kept)}")
+    return [word for change in changes for word in ("--set", change)]
