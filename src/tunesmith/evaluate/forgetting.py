@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tunesmith.model.load import LanguageModel
 
 KL_EXAMPLES, KL_POSITIONS = 64, 512
+PACK_TOKENS = 1024  # of the examples that are computed at once
 SEVERE_POINTS, SEVERE_NATS = 0.05, 0.25  # a confident loss beyond these vetoes a candidate
 VERSION = 2  # of the way items are scored; part of the cache's key
 VERDICTS = ("severe", "unknown", "mild", "none")  # the first that occurs holds for all
@@ -171,14 +172,25 @@ def answer_log_probabilities(lm: LanguageModel, rendered: Sequence[Rendered]) ->
     places = [(i, t - 1) for i, item in enumerate(rendered) for t in range(1, len(item.labels)) if item.labels[t] >= 0]
     if len(places) > KL_POSITIONS:
         places = [places[k] for k in np.linspace(0, len(places) - 1, KL_POSITIONS).round().astype(int)]
-    parts = [torch.zeros(0, lm.model.config.get_text_config().vocab_size)]
-    for i in dict.fromkeys(example for example, _ in places):
-        rows = [place for example, place in places if example == i]
-        pack = build_pack([], [[Segment(rendered[i].input_ids[: rows[-1] + 1])]], lm.device)
+    wanted: dict[int, list[int]] = {}
+    for i, place in places:
+        wanted.setdefault(i, []).append(place)
+    groups: list[list[int]] = []
+    tokens = PACK_TOKENS
+    for i, rows in wanted.items():
+        if tokens + rows[-1] + 1 > PACK_TOKENS:
+            groups.append([])
+            tokens = 0
+        groups[-1].append(i)
+        tokens += rows[-1] + 1
+    parts = []
+    for group in groups:
+        pack = build_pack([], [[Segment(rendered[i].input_ids[: wanted[i][-1] + 1])] for i in group], lm.device)
+        rows = [starts[0] + row for i, starts in zip(group, pack.starts, strict=True) for row in wanted[i]]
         with torch.no_grad():
             hidden = hidden_states(lm.model, pack, lm.packed)
             parts.append(head_logits(lm.model, hidden[rows]).log_softmax(1).cpu())
-    return AnswerLogs(torch.cat(parts[1:] or parts), [example for example, _ in places])
+    return AnswerLogs(torch.cat(parts) if parts else torch.zeros(0, 0), [i for i, _ in places])
 
 
 def divergences(base: AnswerLogs, tuned: AnswerLogs) -> np.ndarray:

@@ -123,9 +123,11 @@ def rendered(n: int) -> list[Rendered]:
     return made
 
 
+@pytest.mark.parametrize("pack_tokens", [1, 30, 1024])
 def test_predictions_equal_a_plain_forward_pass_and_are_spread_over_all_answers(
-    tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch, pack_tokens: int
 ) -> None:
+    monkeypatch.setattr(forgetting, "PACK_TOKENS", pack_tokens)
     lm = load_model(str(tiny_model_path))
     items = rendered(10)
     logs, examples = forgetting.answer_log_probabilities(lm, items)
