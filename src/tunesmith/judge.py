@@ -157,7 +157,7 @@ def evaluate(
 
     Raises:
         NotFoundError: If the model or the file is not there.
-        ConfigError: If neither the model nor a config says what the task is.
+        ConfigError: If neither the model nor a config says what the task is, or which of its several tasks.
         DataError: If the file cannot be used, or has labels that the model does not know.
     """
     from tunesmith.candidates.predictor import SavedPredictor, load_predictor
@@ -171,6 +171,12 @@ def evaluate(
         raise ConfigError(
             f"{model}: does not say what its task is; only a model that a run saved does. "
             "Give a project file with --config."
+        )
+    parts = [part["name"] for part in asked.origin.get("parts") or ()]
+    if config is None and len(parts) > 1:
+        raise ConfigError(
+            f"{model}: was trained on several tasks ({', '.join(parts)}), and this file could be any one's. Say which "
+            "with --config and a project file that has this task alone."
         )
     if kept is not None and config is not None and config.task.kind != asked.origin["task"]["kind"]:
         raise ConfigError(

@@ -72,6 +72,19 @@ def test_memorised_data_is_measured_of_one_task_alone(finished: Path) -> None:
         assert "drawn" not in candidates[ALONE]["memorization"].get("reason", "")
 
 
+def test_a_model_of_several_tasks_is_evaluated_on_the_one_that_is_named(finished: Path, tmp_path: Path) -> None:
+    model = finished / "candidates" / MULTI.replace("/", "__") / "adapter"
+    data = finished.parent / "mood.csv"
+    code, out, err = call("evaluate", model, data, "-q")
+    assert (code, out) == (3, "")
+    assert "several tasks (mood, say)" in err and "--config" in err
+    one = tmp_path / "mood.yaml"
+    one.write_text(yaml.safe_dump({"task": "classification", "data": {"train": str(data)}}))
+    code, out, err = call("evaluate", model, data, "--config", one, "--json", "-q")
+    assert code == 0, err
+    assert json.loads(out)["metrics"]["accuracy"]["n"] == 80
+
+
 def test_the_loss_of_each_task_is_followed_and_their_gradients_compared(finished: Path) -> None:
     folder = finished / "candidates" / MULTI.replace("/", "__")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

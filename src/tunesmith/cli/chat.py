@@ -361,6 +361,9 @@ def in_words(found: Prediction, task: Task) -> str:
     if task.kind == "regression":
         return f"{float(found.prediction):.6g}"
     said = ", ".join(_labels(found.prediction)) or "none" if task.kind == "multi_label" else found.prediction
+    words = getattr(task, "words", {})
+    if words.get(said, said) != said.replace("_", " "):  # the project file names it: 1 is sarcastic
+        said = f"{said}, {words[said]}"
     if found.probabilities is None:
         return said
     ranked = sorted(zip(task.labels, found.probabilities, strict=True), key=lambda pair: -pair[1])

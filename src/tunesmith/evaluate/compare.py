@@ -261,6 +261,29 @@ def standing(comparison: Mapping[str, Any]) -> Literal["better", "worse", "even"
 
 
 # ── the verdict ──────────────────────────────────────────────────────────────────────────────────────────
+def guardrail_state(
+    evaluation: Mapping[str, Any], guardrail: str, limit: str | float
+) -> Literal["off", "passed", "failed", "unknown"]:
+    """How a candidate stands to one guardrail; see :func:`read_contender`. What was not measured is unknown."""
+    part = evaluation.get(guardrail) or {}
+    if limit == "off":
+        return "off"
+    if guardrail == "bias":
+        found = part.get("amplification")
+        if found is not None and found["low"] > float(limit):
+            return "failed"
+        return "passed" if found is not None and part.get("status") == "ok" else "unknown"
+    if not str(evaluation["id"]).startswith(TUNED):
+        return "off"
+    if guardrail == "forgetting" and part.get("status") == "not_applicable":
+        return "off"  # the model writes no text, so there is none to get worse
+    severities = GUARDRAILS[guardrail]
+    said = None if part.get("status") == "not_run" else part.get("verdict")
+    if said not in severities:
+        return "unknown"
+    return "failed" if severities.index(said) > severities.index(str(limit)) else "passed"
+
+
 def read_contender(evaluation: Mapping[str, Any], metric: str, limits: Mapping[str, str | float] = LIMITS) -> Contender:
     """What the verdict needs of a candidate's ``evaluation.json``.
 
@@ -279,28 +302,20 @@ def read_contender(evaluation: Mapping[str, Any], metric: str, limits: Mapping[s
         vetoes.append(f"it did not finish ({evaluation.get('reason') or evaluation['status']})")
     elif value is None:
         vetoes.append(f"its {metric_words(metric)} was not measured")
-    if name.startswith(TUNED):
-        for guardrail, severities in GUARDRAILS.items():
-            part, limit = evaluation.get(guardrail) or {}, limits[guardrail]
-            if limit == "off" or (guardrail == "forgetting" and part.get("status") == "not_applicable"):
-                continue  # not asked; or the model writes no text, so there is none to get worse
-            said = None if part.get("status") == "not_run" else part.get("verdict")
-            if said not in severities:
-                unmeasured.append(guardrail)
-            elif severities.index(said) > severities.index(str(limit)):
-                vetoes.append(f"its {guardrail} is {said}")
-            elif said == "overfit":
-                cautions.append(f"training of {name} went on past its best step, whose weights were kept")
-    if limits["bias"] != "off":
-        bias = evaluation.get("bias") or {}
-        found = bias.get("amplification")
-        if found is not None and found["low"] > float(limits["bias"]):
+    for guardrail in LIMITS:
+        part, state = evaluation.get(guardrail) or {}, guardrail_state(evaluation, guardrail, limits[guardrail])
+        if state == "unknown":
+            unmeasured.append(guardrail)
+        elif state == "failed" and guardrail == "bias":
+            found = part["amplification"]
             vetoes.append(
                 f"it widens the gap between groups of '{found['column']}' by {100 * found['value']:.1f} points, at "
                 f"least {100 * found['low']:.1f}"
             )
-        elif found is None or bias.get("status") != "ok":
-            unmeasured.append("bias")
+        elif state == "failed":
+            vetoes.append(f"its {guardrail} is {part['verdict']}")
+        elif state == "passed" and part.get("verdict") == "overfit":
+            cautions.append(f"training of {name} went on past its best step, whose weights were kept")
     cost = candidate_cost(evaluation.get("train_seconds"), evaluation.get("seconds_per_example"))
     baseline = bool(evaluation.get("baseline"))
     return Contender(name, value, cost, baseline, tuple(vetoes), tuple(unmeasured), tuple(cautions))

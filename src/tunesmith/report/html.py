@@ -17,6 +17,7 @@ from typing import Any
 from tunesmith.evaluate.compare import candidate_cost
 from tunesmith.evaluate.metrics import METRICS, bare_difference, difference_in_words, in_words
 from tunesmith.report import charts, findings
+from tunesmith.report.price import DANGERS, price
 
 LABELS_DRAWN = 20  # a confusion matrix with more labels is shown as its most confused pairs
 PAIRS_SHOWN = 15
@@ -96,6 +97,8 @@ def render_html(report: Json, evidence: Evidence) -> str:
         higher_is_better=judged_by.higher_is_better,
         margin=difference_in_words(judged_by.margin if margin is None else margin, name),
         rows=rows,
+        dangers=DANGERS,
+        price=price(report),
         zero_shot=any(row["id"] == "prompt/zero-shot" for row in rows),
         candidates_chart=Markup(charts.candidates_chart(drawn, metric)) if drawn else "",
         cost_chart=Markup(charts.cost_chart(drawn, f"{metric} against cost")) if drawn else "",

@@ -10,13 +10,15 @@ from transformers import AutoTokenizer
 
 from end_to_end.projects import TINY, call, write_project
 from tunesmith.cli import chat
-from tunesmith.cli.chat import answer
+from tunesmith.cli.chat import answer, in_words
+from tunesmith.config import Classification
 from tunesmith.data.render import Renderer
 from tunesmith.errors import DataError
 from tunesmith.model.generate import generate
 from tunesmith.model.load import LanguageModel, load_model
-from tunesmith.records import Message
+from tunesmith.records import Message, Prediction
 from tunesmith.run import Run, write_json
+from tunesmith.tasks.classification import build_classification
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +143,18 @@ def test_a_run_stands_for_the_model_it_chose_and_its_instruction(tmp_path: Path)
     assert refused.code == 4
     assert str(adapter) in refused.err
     assert str(second) in refused.err
+
+
+@pytest.mark.parametrize(
+    ("words", "labels", "shown"),
+    [
+        ({"0": "sincere", "1": "sarcastic"}, ("0", "1"), "1, sarcastic  (1 0.750, 0 0.250)"),
+        (None, ("card_arrival", "lost_card"), "lost_card  (lost_card 0.750, card_arrival 0.250)"),
+    ],
+)
+def test_a_label_is_shown_with_the_word_that_the_project_file_gives_it(
+    words: dict[str, str] | None, labels: tuple[str, str], shown: str
+) -> None:
+    task = build_classification(Classification(labels=words), labels, None)
+    found = Prediction("f:1", "tune", labels[1], labels[1], 1.0, probabilities=(0.25, 0.75))
+    assert in_words(found, task) == shown
