@@ -60,9 +60,9 @@ def _frequency() -> tuple[Callable[[str], float], str]:
     try:
         from wordfreq import zipf_frequency
     except ImportError:
-        from tunesmith.evaluate.forgetting import read_suite
+        from tunesmith.evaluate.suites import read_suite
 
-        passages = (item.options[0] for item in read_suite("general-text", 10_000))
+        passages = (item.options[0] for item in read_suite("general-text").items)
         counts = Counter(word for text in passages for word in re.findall(r"[a-z]+", text.lower()))
         return (lambda word: math.log(1 + counts[word.lower()])), f"counts over {counts.total():,} words of passages"
     return (lambda word: float(zipf_frequency(word, "en"))), "wordfreq"

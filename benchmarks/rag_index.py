@@ -42,7 +42,7 @@ import pyarrow as pa
 import torch
 from environment import write_result
 
-from tunesmith.evaluate.forgetting import read_suite
+from tunesmith.evaluate.suites import read_suite
 from tunesmith.rag.chunk import chunk_text
 from tunesmith.rag.index import EXACT_ROWS, Index
 from tunesmith.sources import resolve_model
@@ -97,7 +97,7 @@ def targets(result: dict[str, Any]) -> dict[str, bool]:
 
 def read_sentences() -> list[str]:
     """Sentences of BoolQ's passages, in the order of the suite's hashes."""
-    passages = [item.options[0] for item in read_suite("general-text", 10_000)]
+    passages = [item.options[0] for item in read_suite("general-text").items]
     least, most = SENTENCE_WORDS
     sentences = [s for passage in passages for s in re.split(r"(?<=[.!?]) (?=[A-Z])", passage)]
     return [s for s in sentences if least <= len(s.split()) <= most]

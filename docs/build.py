@@ -32,6 +32,8 @@ GROUPS = (
     ("method, kind: gradual", "Gradual", "Short form: `method: gradual`."),
     ("train", "Train", "How training goes. What is left out is chosen by the plan, which says why."),
     ("budget", "Budget", "Bounds the epochs that the plan chooses; a `train.epochs` that you write stands."),
+    ("forgetting", "Forgetting", "What the base model and the tuned one are asked, to tell what was lost: "
+     "[costs](costs.md#forgetting). Short form: `forgetting: quick`."),
     ("guardrails", "Guardrails", "The worst that a fine-tuned candidate (of bias, any) may show and still be "
      "chosen; one beyond it is excluded by name, one that was not measured is never called certain."),
     ("fairness", "Fairness", "Bias looked into further; nothing of it is done unless asked for."),
@@ -52,6 +54,7 @@ MEANINGS = {  # of the groups, whose fields have descriptions instead
     "tasks": "Several tasks for this stage, as in a mixture.",
     "mixing": "How often each of them is drawn.",
     "budget": "What the run may cost.",
+    "forgetting": "What is asked to tell what the model lost, and a guard on training.",
     "guardrails": "What excludes a fine-tuned candidate.",
     "fairness": "Swapped texts, remedies against bias.",
     "rag": "Documents that answers are looked up in.",
@@ -62,7 +65,8 @@ CLOSING = """## In the shell
 `--set key=value` overrides a setting for one run: `tunesmith run project.yaml --set train.epochs=1 --set method=full`.
 Values are YAML. An unknown setting is refused, with the nearest known one named; all problems are said at once.
 
-A relative path under `data` or `rag` is looked up beside the project file first, then in the working directory.
+A relative path under `data`, `rag` or `forgetting` is looked up beside the project file first, then in the working
+directory.
 """
 
 

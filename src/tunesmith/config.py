@@ -454,6 +454,53 @@ class Rag(Settings):
         return self
 
 
+class Forgetting(Settings):
+    """What is asked of the base model and of the tuned one, and when training is stopped for it."""
+
+    tier: Literal["quick", "standard", "full", "off"] = Field(
+        "quick", description="How much is asked: in about a minute on 2 cores, in about ten, or everything; or nothing."
+    )
+    suites: tuple[str, ...] = Field(
+        (), description="Files of your own multiple-choice questions: JSONL with question, options and answer."
+    )
+    texts: tuple[str, ...] = Field(
+        (), description="Your own texts: JSONL with text, a text each, or a folder of .txt and .md files."
+    )
+    harness: tuple[str, ...] = Field(
+        (), description="Task files (YAML) of lm-evaluation-harness with local data; needs the extra lm-eval."
+    )
+    guard: float | None = Field(
+        None,
+        gt=0,
+        description="Training ends when the KL divergence from the base on validation examples is above this many "
+        "nats per token.",
+    )
+    on_guard: Literal["stop", "roll_back"] = Field(
+        "roll_back", description="Of all steps so far, or only of those within the guard's budget, the best is kept."
+    )
+
+    @field_validator("suites", "texts", "harness", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("tier", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
+    @model_validator(mode="after")
+    def _asked_for(self) -> Self:
+        own = [*self.suites, *self.texts, *self.harness]
+        if self.tier == "off" and own:
+            raise ValueError(f"forgetting.tier is off, so {', '.join(own)} would not be asked; leave one out")
+        if len(set(own)) < len(own):
+            raise ValueError(f"forgetting: each file may stand once, got {own}")
+        if self.guard is None and self.on_guard != Forgetting.model_fields["on_guard"].default:
+            raise ValueError("forgetting.on_guard: there is no guard; give forgetting.guard, or leave it out")
+        return self
+
+
 TEXT_TASKS = ("classification", "generation", "translation")  # that a decoder answers in words
 CandidateFamily = Literal["baseline", "boosting", "prompt", "embedding", "setfit", "tune", "rag", "tune+rag"]
 WITH_DOCUMENTS: tuple[CandidateFamily, ...] = ("rag", "tune+rag")
@@ -486,7 +533,7 @@ class Common(Settings):
     )
     guardrails: Guardrails = Guardrails()
     prices: Prices | None = Field(None, description="Given, the report says what each candidate costs in money.")
-    forgetting: Literal["quick", "off"] = Field("quick", description="Probe suites run on base and tuned model.")
+    forgetting: Forgetting = Forgetting()
     memorization: Literal["quick", "canaries", "off"] = Field(
         "quick",
         description="Whether training examples can be told from others, and answers recited; canaries: also how often "
@@ -504,10 +551,15 @@ class Common(Settings):
         items = value if isinstance(value, list | tuple) else [value]
         return [{"kind": item} if isinstance(item, str) else item for item in items]
 
-    @field_validator("forgetting", "memorization", mode="before")
+    @field_validator("memorization", mode="before")
     @classmethod
     def _yaml_reads_off_as_false(cls, value: Any) -> Any:
         return "off" if value is False else value
+
+    @field_validator("forgetting", mode="before")
+    @classmethod
+    def _tier_alone(cls, value: Any) -> Any:
+        return {"tier": value} if isinstance(value, str | bool) else value
 
     @field_validator("budget", mode="before")
     @classmethod
@@ -735,6 +787,12 @@ class Stages(Common):
 
 
 AnyConfig = Config | Mixture | Stages
+PATHS = {
+    "rag": ("documents", "index", "rerank"),
+    "fairness": ("swaps",),
+    "forgetting": ("suites", "texts", "harness"),
+    "remedies": ("replay_from",),
+}  # settings of groups that may name files
 
 
 def read_config(path: Path | str, overrides: tuple[str, ...] = ()) -> Config:
@@ -753,8 +811,8 @@ def read_config(path: Path | str, overrides: tuple[str, ...] = ()) -> Config:
 def read_any_config(path: Path | str, overrides: tuple[str, ...] = ()) -> AnyConfig:
     """Read a project file. ``overrides`` are ``key.key=value`` pairs; values are YAML.
 
-    A relative path under ``data`` or ``rag`` is looked up from the project file's folder first, then from the
-    working directory.
+    A relative path under ``data``, ``rag`` or ``forgetting`` is looked up from the project file's folder first, then
+    from the working directory.
 
     Raises:
         NotFoundError: If the file is not there.
@@ -779,34 +837,23 @@ def read_any_config(path: Path | str, overrides: tuple[str, ...] = ()) -> AnyCon
                 beside = path.parent / data[part]
                 if beside.exists() or glob.glob(data[part], root_dir=path.parent, recursive=True):
                     data[part] = str(beside)
-        data |= {key: _beside(value, path.parent, key) for key, value in data.items() if key == "sensitive"}
-    for group in ("rag", "fairness", "remedies"):
+        if "sensitive" in data:
+            data["sensitive"] = _beside(data["sensitive"], path.parent)
+    for group, keys in PATHS.items():
         if isinstance(raw.get(group), dict):
-            raw[group] = {key: _beside(value, path.parent, key) for key, value in raw[group].items()}
+            raw[group] |= {key: _beside(raw[group][key], path.parent) for key in keys if key in raw[group]}
     return parse_any_config(raw, str(path))
 
 
-def _beside(value: Any, folder: Path, key: str) -> Any:
-    """Paths of documents, an index, a reranker, lexica or texts, from the project file's folder if they are there."""
-    if key in ("documents", "swaps", "sensitive") and isinstance(value, list):
-        return [_beside(item, folder, key) for item in value]
-    if isinstance(value, str) and key == "sensitive" and value.startswith(BY_LEXICON):
-        return BY_LEXICON + str(_beside(value.removeprefix(BY_LEXICON), folder, "swaps"))
-    named = isinstance(value, str) and ":" not in value and (key, value) != ("replay_from", "base")
-    if key not in ("documents", "index", "rerank", "swaps", "replay_from") or not named:
+def _beside(value: Any, folder: Path) -> Any:
+    """Paths of files that a setting names, from the project file's folder where they are there."""
+    if isinstance(value, list):
+        return [_beside(item, folder) for item in value]
+    if isinstance(value, str) and value.startswith(BY_LEXICON):
+        return BY_LEXICON + str(_beside(value.removeprefix(BY_LEXICON), folder))
+    if not isinstance(value, str) or ":" in value or value == REPLAY_FROM_BASE:
         return value
     return str(folder / value) if (folder / value).exists() else value
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML as it is meant: a key that stands twice is an error, not the last one's victory."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if isinstance(key, str) and keys.count(key) > 1})
-        if twice:
-            raise yaml.YAMLError(f"'{twice[0]}' stands twice{node.start_mark}; give one of them another name")
-        return super().construct_mapping(node, deep)
 
 
 def _data_settings(raw: Any) -> Iterator[dict[str, Any]]:
@@ -846,6 +893,9 @@ def _parse(kind: type[S], raw: dict[str, Any], name: str) -> S:
         raise ConfigError("\n".join(dict.fromkeys(problems))) from error
 
 
+_SHORT = {"task": "kind", "method": "kind", "forgetting": "tier"}  # groups written as one word, and what that is
+
+
 def _apply(raw: dict[str, Any], override: str) -> None:
     key, sign, text = override.partition("=")
     if not sign or not key.strip():
@@ -854,8 +904,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     node = raw
     for parent in parents:
         child = node.get(parent)
-        if isinstance(child, str) and parent in ("task", "method"):
-            child = {"kind": child}
+        if parent in _SHORT and isinstance(child, str | bool):
+            child = {_SHORT[parent]: child}
         if child is None:
             child = {}
         if not isinstance(child, dict):
@@ -896,7 +946,7 @@ def _names_beside(location: list[Any], kind: type[Settings]) -> list[str]:
     """The valid names in the group that an unknown key was written in."""
     groups: dict[str, type[Settings]] = {
         "data": Data, "train": Train, "budget": Budget, "mixing": Mixing, "stages": Stage, "rag": Rag,
-        "fairness": Fairness, "remedies": Remedies, **_KIND_SETTINGS,
+        "fairness": Fairness, "forgetting": Forgetting, "remedies": Remedies, **_KIND_SETTINGS,
     }  # fmt: skip
     for part in reversed(location[:-1]):
         if part in groups:

@@ -26,6 +26,7 @@ from tunesmith.data.split import labels_of
 from tunesmith.errors import ConfigError, RunError, TunesmithError
 from tunesmith.evaluate.calibration import calibration
 from tunesmith.evaluate.compare import metric_interval
+from tunesmith.evaluate.suites import read_own
 from tunesmith.evaluate.swaps import swap_variants, write_swaps
 from tunesmith.hardware import detect, free_disk_bytes, measure_sgemm, peak_memory_bytes, reset_peak_memory
 from tunesmith.plan.choose import DEFAULT_MODEL, Plan, choose_plan
@@ -228,6 +229,8 @@ def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task,
     from tunesmith.train.objectives import OBJECTIVES, EncodeSettings
     from tunesmith.train.remedies.replay import read_texts, text_task
 
+    if config.fine_tunes:
+        read_own(config.forgetting)  # refused before anything is computed
     listener("plan: model", 0, 0, {})
     folder = resolve_model(config.model or DEFAULT_MODEL)
     kind_of_model = architecture(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import random
 from pathlib import Path
@@ -201,53 +202,82 @@ def test_a_candidate_that_fails_is_recorded_and_the_others_go_on(
 def test_forgetting_is_measured_on_suites_and_the_base_only_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tunesmith.evaluate import forgetting
+    from tunesmith.evaluate import forgetting, suites
+    from tunesmith.evaluate.suites import Item, Suite
 
     asked: list[str] = []
-    text = [forgetting.Item("", (f"the news report of day {i} says that it is cold",), 0) for i in range(12)]
-    choice = [forgetting.Item(f"Question: {i}\nAnswer:", (" yes", " no"), i % 2) for i in range(12)]
+    text = tuple(Item("", (f"the news report of day {i} says that it is cold",), 0) for i in range(12))
+    choice = tuple(Item(f"Question: {i}\nAnswer:", (" yes", " no"), i % 2) for i in range(12))
 
-    def suite(name: str, limit: int) -> list[forgetting.Item]:
-        asked.append(name)
-        return text if name == "general-text" else choice
+    def suite(name: str, limit: int) -> Suite:
+        return Suite(name, "text", text) if name == "general-text" else Suite(name, "multiple_choice", choice)
 
-    monkeypatch.setattr(forgetting, "read_suite", suite)
-    config = tunesmith.parse_config(
-        settings(
-            candidates=["tune"], method=["lora", "full"], forgetting="quick", data={"train": str(tmp_path / "data.csv")}
-        )
-    )
+    def counted(lm: Any, suite: Suite) -> Any:
+        asked.append(suite.name)
+        return suites.suite_scores(lm, suite)
+
+    monkeypatch.setattr(suites, "read_suite", suite)
+    monkeypatch.setattr(forgetting, "suite_scores", counted)
+    own = tmp_path / "own.jsonl"
+    own.write_text("\n".join(
+        json.dumps({"question": f"Is {i} odd?", "options": ["yes", "no"], "answer": "yes"}) for i in range(10)
+    ))  # fmt: skip
+    project = settings(
+        candidates=["tune"], method=["lora", "full"], data={"train": str(tmp_path / "data.csv")},
+        forgetting={"suites": str(own), "guard": 1e-9, "on_guard": "stop"}, train={"evals_per_epoch": 4},
+    )  # fmt: skip
     write_project(tmp_path)
-    report = tunesmith.run(config, tmp_path / "run")
-    suites = list(forgetting.QUICK)
-    assert sorted(asked) == sorted(3 * suites)  # the base once, each tuned model once
+    report = tunesmith.run(tunesmith.parse_config(project), tmp_path / "run")
+    names = ["general-text", "piqa", "commonsenseqa", "openbookqa", str(own)]
+    assert sorted(set(asked)) == sorted(names)
+    assert asked.count(str(own)) == asked.count("general-text") == 3  # the base once, each tuned model once
     for candidate in report["candidates"]:
         found = candidate["forgetting"]
-        assert list(found["suites"]) == suites
+        assert list(found["suites"]) == names
         for name, values in found["suites"].items():
-            assert values["n"] == 12
+            assert values["n"] == 12 - 2 * (name == str(own))
             assert values["difference"] == pytest.approx(values["tuned"] - values["base"])
             assert ("nats" in values["unit"]) == (name == "general-text")
-        assert found["kl_to_base"]["value"] > 0
+        assert found["kl_to_base"]["value"] > 0 and found["kl_on_general"]["n"] > 0
+        assert set(found["collapse"]) == {"refusal", "other_language", "valid_json", "length", "distinct_2"}
         assert found["verdict"] in ("none", "mild", "severe")
+        guard = found["guard"]
+        assert guard["over_budget"]["step"] == candidate["overfitting"]["last_step"] == guard["curve"][-1][0]
+        assert guard["over_budget"]["kl"] > 1e-9
+        assert guard["sentence"] in html.unescape((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     bases = [c["forgetting"]["suites"]["general-text"]["base"] for c in report["candidates"]]
     assert bases[0] == bases[1]
 
 
+def test_a_guard_within_which_nothing_is_learned_says_so(tmp_path: Path) -> None:
+    config = write_project(tmp_path, candidates=["baseline", "tune"], forgetting={"tier": "off", "guard": 1e-12})
+    assert call("run", config, "--out", tmp_path / "run", "-q").code == 1
+    (tuned,) = (c for c in read_strictly(tmp_path / "run" / "report.json")["candidates"] if c["status"] == "failed")
+    assert "above the guard's budget of 1e-12" in tuned["reason"] and "raise forgetting.guard" in tuned["reason"]
+
+
 def test_a_suite_that_cannot_be_had_is_not_reported_as_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tunesmith.errors import SourceError
-    from tunesmith.evaluate import forgetting
+    from tunesmith.evaluate import suites
 
-    def unreachable(name: str, limit: int) -> list[forgetting.Item]:
+    def unreachable(name: str, limit: int) -> suites.Suite:
         raise SourceError(f"{name}: could not be fetched.")
 
-    monkeypatch.setattr(forgetting, "read_suite", unreachable)
+    monkeypatch.setattr(suites, "read_suite", unreachable)
     config = write_project(tmp_path, candidates=["baseline", "tune"], forgetting="quick")
     assert call("run", config, "--out", tmp_path / "run", "-q").code == 0
     found = read_strictly(tmp_path / "run" / "report.json")["candidates"][-1]["forgetting"]
     assert found["status"] == "not_run"
     assert "general-text: could not be fetched." in found["reason"]
     assert found["verdict"] == "unknown"
+
+
+def test_own_suites_with_bad_rows_are_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text('{"question": "a", "options": ["x", "y"], "answer": "z"}\n{\n')
+    config = write_project(tmp_path, candidates=["tune"], forgetting={"suites": "own.jsonl"})
+    result = call("plan", config)
+    assert result.code == 3
+    assert "own.jsonl line 1: 'answer' is \"z\"" in result.err and "own.jsonl line 2: broken JSON" in result.err
 
 
 def test_training_first_and_running_later_trains_once(tmp_path: Path) -> None:

@@ -18,14 +18,13 @@ from tunesmith.records import Example, Prediction
 from tunesmith.tasks import Task
 
 if TYPE_CHECKING:
-    import torch
-
+    from tunesmith.evaluate.forgetting import Base
     from tunesmith.evaluate.memorization import Half
     from tunesmith.evaluate.personal import Beginning
     from tunesmith.evaluate.stereotypes import Answers
     from tunesmith.model.load import LanguageModel
     from tunesmith.train.batches import Order
-    from tunesmith.train.loop import LoopSettings, Measured, TrainResult
+    from tunesmith.train.loop import Guard, LoopSettings, Measured, TrainResult
     from tunesmith.train.methods import Attached
     from tunesmith.train.objectives import EncodeSettings, Interface, Item, Objective
     from tunesmith.train.remedies import Protection
@@ -117,7 +116,7 @@ class Tuned:
         learned = {p.name: encode(p.task, lm.tokenizer, p.train, encoding)[0] for p in parts}
         followed = {p.name: encode(p.task, lm.tokenizer, p.validation, encoding)[0] for p in parts if p.validation}
         stereotyped = self._stereotypes(lm, cached=True)
-        base = self._base_scores(lm, [item for part in followed.values() for item in part])
+        base = self._ask_base(lm, [item for part in followed.values() for item in part])
         self.folder.mkdir(parents=True, exist_ok=True)
         texts = self._texts(lm, encode, encoding, sum(len(part) for part in learned.values()))
         whole = order is None and start is None
@@ -148,11 +147,16 @@ class Tuned:
             [item for _, item in watched], settings, self.folder,
             paces=attached.paces, order=_order(OBJECTIVES[kind], learned, order),
             penalty=protection.penalty, after_step=protection.after_step,
-            parts=[name for name, _ in watched] if len(followed) > 1 else None,
+            parts=[name for name, _ in watched] if len(followed) > 1 else None, guard=self._guard(lm, base, held_out),
             listener=lambda e: listener(f"{self.id}: training", e["step"], e["steps"], e),
             metric=None if isinstance(metric, str) else metric,
         )  # fmt: skip
         if _norms(attached) == before:
+            if result.over_budget is not None:
+                raise TrainingError(
+                    f"{self.id}: {self._guarded(result)['sentence']} Nothing was learned within it: raise "
+                    "forgetting.guard, or train.evals_per_epoch to look earlier."
+                )
             raise TrainingError(
                 f"{self.id}: nothing was learned: the best validation {settings.select} was that of the base model "
                 f"(loss {result.best_validation_loss:.4f}; at step {result.last_step} "
@@ -166,7 +170,7 @@ class Tuned:
         measured = {
             "overfitting": self._overfitting(losses, result, OBJECTIVES[kind].loss_unit)
             | {"course": self._course([item.units for _, item in watched], settings, result, parts[0].task, metric)},
-            "forgetting": self._forgetting(lm, held_out, base),
+            "forgetting": self._forgetting(lm, held_out, base, result),
             "memorization": self._memorization(lm, fixed, losses, untrained, canaries),
         }
         if stereotyped is not None:
@@ -253,13 +257,47 @@ class Tuned:
         return {"remedies": told["remedies"] | {"scale": chosen}, "scales": tried}
 
     # ── what it cost ─────────────────────────────────────────────────────────────────────────────────────
-    def _base_scores(self, lm: LanguageModel, held_out: Sequence[Any]) -> tuple[dict[str, Any], torch.Tensor] | None:
-        from tunesmith.evaluate.forgetting import answer_log_probabilities, base_scores
+    def _ask_base(self, lm: LanguageModel, held_out: Sequence[Any]) -> Base | None:
+        """What the base says of all that forgetting is measured on; None where it is not measured."""
+        from tunesmith.evaluate.forgetting import ask_base
 
-        if self.context.config.forgetting == "off" or lm.interface not in MEASURED_ON:
+        settings = self.context.config.forgetting
+        if lm.interface not in MEASURED_ON:
+            if settings.guard is not None:
+                raise ConfigError(
+                    f"forgetting.guard is for models that write text, not {lm.interface} ones; leave it out."
+                )
             return None
-        scores = base_scores(lm, progress=lambda suite: self.context.listener(f"{self.id}: base on {suite}", 0, 0, {}))
-        return scores, answer_log_probabilities(lm, held_out)
+        if settings.tier == "off" and settings.guard is None:
+            return None
+        return ask_base(lm, settings, held_out, self._told("base on"))
+
+    def _told(self, what: str) -> Callable[[str], None]:
+        return lambda asked: self.context.listener(f"{self.id}: {what} {asked}", 0, 0, {})
+
+    def _guard(self, lm: LanguageModel, base: Base | None, held_out: Sequence[Any]) -> Guard | None:
+        from tunesmith.evaluate.forgetting import KL_EXAMPLES, answer_log_probabilities, divergences
+        from tunesmith.train.loop import Guard
+
+        settings = self.context.config.forgetting
+        if base is None or settings.guard is None:
+            return None
+
+        def divergence() -> float:
+            return float(divergences(base.task, answer_log_probabilities(lm, held_out[:KL_EXAMPLES])).mean())
+
+        return Guard(divergence, settings.guard, settings.on_guard == "roll_back")
+
+    def _guarded(self, result: TrainResult) -> dict[str, Any]:
+        from tunesmith.evaluate.forgetting import guard_report
+        from tunesmith.train.events import read_metrics
+
+        curve = [
+            (line["step"], line["kl_to_base"])
+            for line in read_metrics(self.folder / "metrics.jsonl")
+            if line.get("kl_to_base") is not None
+        ]
+        return guard_report(self.context.config.forgetting, curve, result.over_budget, result.best_step)
 
     def _stereotypes(self, lm: LanguageModel, cached: bool) -> Answers | None:
         """What a model that writes text says to the public bias suites; None where they are not asked for."""
@@ -271,26 +309,20 @@ class Tuned:
         return ask_suites(lm, tier, lambda suite: self.context.listener(f"{self.id}: {suite}", 0, 0, {}), cached)
 
     def _forgetting(
-        self,
-        lm: LanguageModel,
-        held_out: Sequence[Any],
-        base: tuple[dict[str, Any], torch.Tensor] | None,
+        self, lm: LanguageModel, held_out: Sequence[Any], base: Base | None, result: TrainResult
     ) -> dict[str, Any]:
-        from tunesmith.evaluate import forgetting as measure
+        from tunesmith.evaluate.forgetting import ask_tuned
 
         if lm.interface == "head":
             return {"status": "not_applicable", "reason": "the model gives labels or numbers only; it writes no text"}
         if lm.interface not in MEASURED_ON:
             return {"status": "not_run", "reason": f"the probe suites are for decoders, not for {lm.interface} models"}
-        if base is None:
-            return {"status": "not_run", "reason": "switched off in the config (forgetting: off)"}
-        scores: dict[str, Any] = {}
-        for name, limit in measure.QUICK.items():
-            self.context.listener(f"{self.id}: forgetting, {name}", len(scores), len(measure.QUICK), {})
-            scores[name] = base[0][name] if isinstance(base[0][name], str) else measure.suite_scores(lm, name, limit)
+        settings = self.context.config.forgetting
+        guarded = {"guard": self._guarded(result)} if settings.guard is not None else {}
+        if settings.tier == "off" or base is None:
+            return {"status": "not_run", "reason": "switched off in the config (forgetting: off)", **guarded}
         rng = np.random.default_rng([self.context.config.seed, 3])
-        kl = measure.kl_to_base(base[1], measure.answer_log_probabilities(lm, held_out), rng)
-        return measure.forgetting(base[0], scores, kl, rng)
+        return {"tier": settings.tier, **ask_tuned(lm, base, held_out, rng, self._told("forgetting,")), **guarded}
 
     def _losses(self, lm: LanguageModel, objective: Objective, fixed: Fixed, what: str) -> list[np.ndarray]:
         """Loss per unit of the fixed training examples and of the validation examples, as the model is now."""

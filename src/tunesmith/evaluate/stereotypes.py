@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.errors import EvaluationError
-from tunesmith.evaluate.forgetting import kept
+from tunesmith.evaluate.forgetting import asked, kept
 from tunesmith.measures.uncertainty import resample_counts
 from tunesmith.sources import resolve_bias_suite
 
@@ -81,7 +81,8 @@ def ask_suites(lm: LanguageModel, tier: str, progress: Callable[[str], None], ca
         def ask(name: str = name, limit: int = limit) -> list[list[list[float]]]:
             return _scores(lm, read_bias_suite(name, limit))
 
-        found[name] = kept(lm, json.dumps(["bias", VERSION, name, limit]), ask, name, progress, cached)
+        key = json.dumps(["bias", VERSION, name, limit])
+        found[name] = kept(lm, key, ask, name, progress) if cached else asked(ask, name, progress)
     return found
 
 

@@ -29,7 +29,7 @@ from tunesmith.train.objectives.preference import RATE as PREFERENCE_RATE
 DEFAULT_MODEL = "smollm2-135m-instruct"
 GLOBAL_BATCH = 16  # below 32, where LoRA starts to lose to full fine-tuning (Schulman 2025, "LoRA Without Regret")
 DISCORDANCE = 0.15  # share of test items on which two candidates disagree, before it is known
-SCORED_TOKENS_QUICK = 26_000  # tokens of the quick forgetting tier
+SCORED_TOKENS = {"quick": 26_000, "standard": 290_000, "full": 1_300_000}  # of the tiers of forgetting
 BIAS_TOKENS = {"quick": 33_000, "full": 450_000}  # of the public bias suites
 TOKENS_PER_WORD = 1.4  # of English text
 ENCODER_SECONDS = 0.006  # per short text and core, MiniLM
@@ -221,8 +221,8 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
         seconds += _reranking_seconds(config, facts, facts.train + facts.validation + facts.test)
     else:
         seconds += test
-    if config.forgetting == "quick":
-        seconds += 2 * estimate.scoring_seconds(facts, 1, SCORED_TOKENS_QUICK)
+    if config.forgetting.tier != "off":
+        seconds += 2 * estimate.scoring_seconds(facts, 1, SCORED_TOKENS[config.forgetting.tier])
     if config.fairness.suites != "off":
         seconds += 2 * estimate.scoring_seconds(facts, 1, BIAS_TOKENS[config.fairness.suites])
     if config.memorization == "canaries":  # trained a second time

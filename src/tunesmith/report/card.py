@@ -105,6 +105,14 @@ def _limits(candidate: Json, report: Json) -> str:
             f"- Forgetting, {suite}: base {s['base']:.3f}, tuned {s['tuned']:.3f}, "
             f"difference {s['difference']:+.3f} ({s['low']:+.3f} to {s['high']:+.3f}, n = {s['n']:,})."
         )
+    for kl, where in (("kl_to_base", "the task's inputs"), ("kl_on_general", "general requests")):
+        if s := forgetting.get(kl):
+            lines.append(f"- KL from the base on {where}: {s['value']:.3f} nats per token (n = {s['n']:,}).")
+    for name, s in (forgetting.get("collapse") or {}).items():
+        if isinstance(s, dict) and s["worse"]:
+            lines.append(f"- Answers to general requests, {name}: base {s['base']:.3f}, tuned {s['tuned']:.3f}.")
+    if forgetting.get("guard"):
+        lines.append(f"- {forgetting['guard']['sentence']}")
     if forgetting.get("status") == "not_applicable":
         lines.append(f"- Forgetting does not apply: {forgetting.get('reason', 'the model writes no text')}.")
     if (candidate.get("memorization") or {}).get("sentence"):

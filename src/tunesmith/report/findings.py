@@ -143,6 +143,8 @@ def _forgetting(report: Json) -> list[tuple[int, str]]:
         part = candidate.get("forgetting") or {}
         if not is_tuned(candidate["id"]) or candidate.get("status") != "ok" or part.get("status") == "not_applicable":
             continue
+        if (part.get("guard") or {}).get("over_budget"):
+            found.append((4, f"{candidate['id']}: {part['guard']['sentence']}"))
         if part.get("status") == "not_run" or "verdict" not in part:
             reason = part.get("reason") or "no result was stored"
             found.append((12, f"What {candidate['id']} forgot was not measured: {reason}."))
@@ -153,6 +155,13 @@ def _forgetting(report: Json) -> list[tuple[int, str]]:
             if "low" in s and (s["low"] > 0 or s["high"] < 0)
         ]
         detail = f" ({', '.join(lost)})" if lost else "; no probe suite changed beyond chance"
+        probes = part.get("collapse") or {}
+        worse = [n.replace("_", " ") for n, probe in probes.items() if isinstance(probe, dict) and probe["worse"]]
+        detail += f"; answers to general requests changed for the worse: {', '.join(worse)}" if worse else ""
+        blind = [name for name, s in part.get("suites", {}).items() if s.get("above_chance") is False]
+        detail += (
+            f"; the base is not above chance on {', '.join(blind)}, so accuracy there tells nothing" if blind else ""
+        )
         rank = 10 if part["verdict"] in ("none", "mild") else 2
         found.append((rank, f"Forgetting of {candidate['id']}: {part['verdict']}{detail}."))
     return found

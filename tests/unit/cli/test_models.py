@@ -11,6 +11,7 @@ import pytest
 from tunesmith.cli.main import main
 from tunesmith.errors import SourceError
 from tunesmith.sources import hub, resolve, wheels
+from tunesmith.sources.catalog import SUITES
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     main(["models", "list", "--json"])
     listed = json.loads(capsys.readouterr().out)
     assert {m["name"]: m["path"] for m in listed["models"]}["minilm-l6"] is None
-    assert {s["name"] for s in listed["suites"]} == {"general-text", "piqa", "commonsenseqa", "openbookqa"}
+    assert {s["name"] for s in listed["suites"]} == set(SUITES)
 
 
 def test_show_a_catalog_model_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
+from tunesmith.config import Forgetting
 from tunesmith.errors import EvaluationError, NotFoundError, RunError
+from tunesmith.evaluate.forgetting import guard_report
 from tunesmith.evaluate.memorization import extraction, membership, memorization
 from tunesmith.report.findings import headline, key_findings
 from tunesmith.report.write import write_report
@@ -253,6 +255,45 @@ def test_a_failed_and_a_forgotten_candidate_are_shown_and_never_chosen(tmp_path)
     _, text = parse(run)
     assert "the loss was not finite at step 31" in text
     assert any("was planned but not evaluated" in sentence for sentence in key_findings(report))
+
+
+def test_what_forgetting_cannot_tell_what_got_worse_and_what_the_guard_did_are_said(tmp_path):
+    run = build_run(tmp_path / "run", shares={"prompt/zero-shot": 0.4, LORA: 0.9}, test=200)
+    path = run.candidate(LORA) / "evaluation.json"
+    part = read_json(path)["forgetting"]
+    change = {
+        "base": 0.0,
+        "tuned": 0.5,
+        "difference": 0.5,
+        "low": 0.3,
+        "high": 0.7,
+        "n": 32,
+        "unit": "share of answers",
+    }
+    part["suites"]["openbookqa"] |= {"chance": 0.25, "above_chance": False, "nll": change}
+    part |= {
+        "kl_on_general": {"value": 0.777, "low": 0.7, "high": 0.8, "n": 512, "p95": 2.5},
+        "collapse": {"refusal": {**change, "worse": True}, "valid_json": {**change, "worse": False}},
+        "guard": guard_report(Forgetting(guard=0.5), [(40, 0.4), (80, 0.6)], {"step": 80, "kl": 0.6}, 40),
+    }
+    write_json(path, read_json(path) | {"forgetting": part})
+    told = key_findings(write_report(run))
+    assert any("the base is not above chance on openbookqa, so accuracy there tells nothing" in s for s in told)
+    assert any(
+        "answers to general requests changed for the worse: refusal." in s or "worse: refusal;" in s for s in told
+    )
+    assert f"{LORA}: {part['guard']['sentence']}" in told
+    page = html.unescape(run.html_file.read_text())
+    for shown in ("base not above chance (0.25", "openbookqa, right answer", "on general requests",
+                  "95th percentile 2.5", "general requests: valid json", "changed for the worse",
+                  part["guard"]["sentence"]):  # fmt: skip
+        assert shown in page, shown
+    part |= {"collapse": {"status": "not_run", "reason": "no template"}, "status": "not_run", "verdict": "unknown"}
+    write_json(path, read_json(path) | {"forgetting": {**part, "reason": "general requests: no template"}})
+    told = key_findings(write_report(run))
+    assert f"{LORA}: {part['guard']['sentence']}" in told
+    assert any("was not measured: general requests: no template" in sentence for sentence in told)
+    assert "not measured: no template" in html.unescape(run.html_file.read_text())
 
 
 def test_forgetting_that_was_not_run_leaves_the_verdict_uncertain(tmp_path):
