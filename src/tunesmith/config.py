@@ -838,22 +838,35 @@ def read_any_config(path: Path | str, overrides: tuple[str, ...] = ()) -> AnyCon
                 if beside.exists() or glob.glob(data[part], root_dir=path.parent, recursive=True):
                     data[part] = str(beside)
         if "sensitive" in data:
-            data["sensitive"] = _beside(data["sensitive"], path.parent)
+            data["sensitive"] = _beside(data["sensitive"], path.parent, BY_LEXICON)
     for group, keys in PATHS.items():
         if isinstance(raw.get(group), dict):
-            raw[group] |= {key: _beside(raw[group][key], path.parent) for key in keys if key in raw[group]}
+            named = {key: raw[group][key] for key in keys if key in raw[group]}
+            raw[group] |= {
+                key: _beside(value, path.parent)
+                for key, value in named.items()
+                if (key, value) != ("replay_from", "base")
+            }
     return parse_any_config(raw, str(path))
 
 
-def _beside(value: Any, folder: Path) -> Any:
-    """Paths of files that a setting names, from the project file's folder where they are there."""
+def _beside(value: Any, folder: Path, prefix: str = "") -> Any:
+    """Paths of files that a setting names, behind ``prefix``, from the project file's folder where they are there."""
     if isinstance(value, list):
-        return [_beside(item, folder) for item in value]
-    if isinstance(value, str) and value.startswith(BY_LEXICON):
-        return BY_LEXICON + str(_beside(value.removeprefix(BY_LEXICON), folder))
-    if not isinstance(value, str) or ":" in value or value == REPLAY_FROM_BASE:
-        return value
-    return str(folder / value) if (folder / value).exists() else value
+        return [_beside(item, folder, prefix) for item in value]
+    name = value.removeprefix(prefix) if isinstance(value, str) and value.startswith(prefix) else ""
+    return prefix + str(folder / name) if name and ":" not in name and (folder / name).exists() else value
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML as it is meant: a key that stands twice is an error, not the last one's victory."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if isinstance(key, str) and keys.count(key) > 1})
+        if twice:
+            raise yaml.YAMLError(f"'{twice[0]}' stands twice{node.start_mark}; give one of them another name")
+        return super().construct_mapping(node, deep)
 
 
 def _data_settings(raw: Any) -> Iterator[dict[str, Any]]:

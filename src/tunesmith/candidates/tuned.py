@@ -276,15 +276,17 @@ class Tuned:
         return lambda asked: self.context.listener(f"{self.id}: {what} {asked}", 0, 0, {})
 
     def _guard(self, lm: LanguageModel, base: Base | None, held_out: Sequence[Any]) -> Guard | None:
-        from tunesmith.evaluate.forgetting import KL_EXAMPLES, answer_log_probabilities, divergences
+        from tunesmith.evaluate.forgetting import answer_log_probabilities, divergences, spread
         from tunesmith.train.loop import Guard
 
         settings = self.context.config.forgetting
         if base is None or settings.guard is None:
             return None
 
+        asked = spread(held_out)
+
         def divergence() -> float:
-            return float(divergences(base.task, answer_log_probabilities(lm, held_out[:KL_EXAMPLES])).mean())
+            return float(divergences(base.task, answer_log_probabilities(lm, asked)).mean())
 
         return Guard(divergence, settings.guard, settings.on_guard == "roll_back")
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunesmith.measures.collapse import distinct_n, is_json, is_refusal, leaves_english
+from tunesmith.measures.collapse import distinct_n, is_json, is_refusal
+from tunesmith.measures.language import language_of
 from tunesmith.measures.uncertainty import paired_bootstrap, paired_shares
 from tunesmith.records import Message
 
@@ -137,6 +138,11 @@ def collapse(base: Sequence[Answer], tuned: Sequence[Answer], rng: np.random.Gen
         "distinct_2": found["distinct_2"]["high"] < 0,
     }
     return {name: {**values, "worse": is_worse[name]} for name, values in found.items()}
+
+
+def leaves_english(text: str) -> bool:
+    """Whether a text is in another language than English, and which one can be told."""
+    return language_of(text) not in (None, "English")
 
 
 def _shares(pairs: Sequence[tuple[Answer, Answer]], shows: Callable[[str], bool]) -> dict[str, Any]:

@@ -6,19 +6,19 @@ suites that were asked are looked for in the training data as well.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from tunesmith.config import Forgetting
 from tunesmith.data.checks.contamination import FIXES, Text, find_leaks
 from tunesmith.errors import TunesmithError
-from tunesmith.evaluate.forgetting import read_suite
 from tunesmith.evaluate.metrics import item_scores
+from tunesmith.evaluate.suites import Suite, read_own, read_suite
 from tunesmith.measures.uncertainty import bootstrap_interval, difference_of_means
 from tunesmith.records import Example, Finding, Prediction, Split
 from tunesmith.sources import find_suite
-from tunesmith.sources.catalog import suite_entry
 
 FEWEST = 10  # leaked test examples, and others; below that the interval says nothing
 WORDS_ONLY = "paraphrases are looked for with data.contamination: meaning"
@@ -30,7 +30,7 @@ def contamination(
     split: Split,
     findings: Sequence[Mapping[str, Any]],
     looked_for: str | None,
-    suites: Collection[str],
+    suites: Mapping[str, Suite | str],
     predictions: Mapping[str, Sequence[Prediction]],
     metric: str,
     rng: np.random.Generator,
@@ -41,7 +41,7 @@ def contamination(
         split: The run's examples.
         findings: The data's findings, as in data.json.
         looked_for: The setting ``data.contamination``; None where the run has none.
-        suites: Names of the probe suites that the candidates were asked.
+        suites: Those that the candidates were asked, from :func:`asked_suites`.
         predictions: Those of every candidate on the test examples.
         metric: What candidates are compared by.
         rng: Source of the resamples.
@@ -80,29 +80,44 @@ def _not_looked_for(split: Split, looked_for: str | None) -> str:
     return ""
 
 
-def suites_in(train: Sequence[Example], suites: Collection[str]) -> tuple[list[Finding], dict[str, Json]]:
-    """The items of probe suites that stand in the training data; of each suite how many, or why it was not looked at.
+def asked_suites(names: Iterable[str], settings: Forgetting) -> dict[str, Suite | str]:
+    """The suites that candidates were asked; for one that cannot be looked for in the training data, why not.
 
     A suite is not fetched for this: one that is not on this machine was not asked either.
     """
+    try:
+        own = read_own(settings.model_copy(update={"harness": ()}))
+    except TunesmithError as error:
+        own = dict.fromkeys([*settings.suites, *settings.texts], str(error))
+    found: dict[str, Suite | str] = {}
+    for name in names:
+        if name in settings.harness:
+            found[name] = "items of a task of lm-evaluation-harness are not looked for"
+        elif name in own:
+            found[name] = own[name]
+        else:
+            try:
+                found[name] = read_suite(name) if find_suite(name) else "it is not on this machine"
+            except TunesmithError as error:
+                found[name] = str(error)
+    return found
+
+
+def suites_in(train: Sequence[Example], suites: Mapping[str, Suite | str]) -> tuple[list[Finding], dict[str, Json]]:
+    """Items of probe suites that stand in the training data; of each suite how many, or why it was not looked at."""
     findings: list[Finding] = []
     told: dict[str, Json] = {}
-    for name in suites:
-        try:
-            items = read_suite(name, suite_entry(name).items) if find_suite(name) else None
-            reason = "it is not on this machine"
-        except TunesmithError as error:
-            items, reason = None, str(error)
-        if items is None:
-            told[name] = {"status": "not_run", "reason": reason}
+    for name, suite in suites.items():
+        if isinstance(suite, str):
+            told[name] = {"status": "not_run", "reason": suite}
             continue
         texts = [
             Text(f"{name}, item {i}", item.prompt.removeprefix("Question:").removesuffix("Answer:") or item.options[0])
-            for i, item in enumerate(items, start=1)
+            for i, item in enumerate(suite.items, start=1)
         ]
         found = find_leaks(train, texts, f"items of {name}", FIXES["suite"])
         findings += found
-        told[name] = {"status": "ok", "leaked": sum(f.count for f in found), "n": len(items)}
+        told[name] = {"status": "ok", "leaked": sum(f.count for f in found), "n": len(suite.items)}
     return findings, told
 
 

@@ -84,7 +84,7 @@ def ask_base(lm: LanguageModel, settings: Forgetting, held_out: Sequence[Rendere
     }
     for path in settings.harness:
         scores[path] = asked(lambda path=path: harness_scores(lm, path), path, progress)  # type: ignore[misc]
-    task = answer_log_probabilities(lm, held_out[:KL_EXAMPLES])
+    task = answer_log_probabilities(lm, spread(held_out))
     if settings.tier == "off":
         return Base(settings, suites, scores, task, "switched off in the config (forgetting.tier: off)", None, 0.0)
     prompts = general.general_prompts(settings.tier)
@@ -109,7 +109,7 @@ def ask_tuned(
             scores[name] = asked(lambda suite=suite: suite_scores(lm, suite), name, progress)  # type: ignore[misc]
         else:
             scores[name] = asked(lambda name=name: harness_scores(lm, name), name, progress)  # type: ignore[misc]
-    kl = kl_to_base(base.task, answer_log_probabilities(lm, held_out[:KL_EXAMPLES]), rng)
+    kl = kl_to_base(base.task, answer_log_probabilities(lm, spread(held_out)), rng)
     found = forgetting(base.suites, base.scores, scores, kl, rng)
     changed: dict[str, Any] = {"status": "not_run", "reason": base.answers}
     if not isinstance(base.answers, str):
@@ -131,9 +131,7 @@ def _kept_answers(
     lm: LanguageModel, prompts: Sequence[tuple[str, bool]], progress: Progress
 ) -> list[general.Answer] | str:
     key = content_hash([prompts, general.ANSWER_TOKENS])
-    found = kept(
-        lm, key, lambda: [asdict(a) for a in general.write_answers(lm, prompts)], "general requests", progress
-    )
+    found = kept(lm, key, lambda: [asdict(a) for a in general.write_answers(lm, prompts)], "general requests", progress)
     return found if isinstance(found, str) else [general.Answer(**answer) for answer in found]
 
 
@@ -159,6 +157,12 @@ def asked(ask: Callable[[], Any], what: str, progress: Progress) -> Any:
 
 
 # ── divergence from the base ─────────────────────────────────────────────────────────────────────────────
+def spread(held_out: Sequence[Rendered]) -> list[Rendered]:
+    """Up to ``KL_EXAMPLES`` of the validation examples, evenly over all, and so over the tasks of a mixture."""
+    places = np.linspace(0, len(held_out) - 1, min(len(held_out), KL_EXAMPLES))
+    return [held_out[i] for i in places.round().astype(int)]
+
+
 def answer_log_probabilities(lm: LanguageModel, rendered: Sequence[Rendered]) -> AnswerLogs:
     """What the model predicts at up to ``KL_POSITIONS`` places of the answers, evenly spread over them.
 

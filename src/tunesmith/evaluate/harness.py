@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +32,10 @@ def harness_scores(lm: LanguageModel, path: str) -> dict[str, list[float]]:
         MissingExtraError: If the harness is not installed.
         EvaluationError: If the task is not from local files, names code, cannot be run, or scores no item.
     """
-    try:
-        from lm_eval.evaluator import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
-    except ImportError as error:
-        raise MissingExtraError(
-            "lm-evaluation-harness is not installed. Run: pip install 'tunesmith[lm-eval]', or remove "
-            "forgetting.harness."
-        ) from error
+    require_harness()
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
     task = read_task(path)
     before = lm.model.config._attn_implementation
     lm.model.set_attn_implementation("sdpa")
@@ -57,6 +54,15 @@ def harness_scores(lm: LanguageModel, path: str) -> dict[str, list[float]]:
     if metric is None:
         raise EvaluationError(f"{path}: none of its metrics is {', '.join(METRICS)}, so its items have no score here.")
     return {"accuracy": [float(sample[metric]) for sample in samples]}
+
+
+def require_harness() -> None:
+    """Raise MissingExtraError where the harness is not installed."""
+    if find_spec("lm_eval") is None:
+        raise MissingExtraError(
+            "lm-evaluation-harness is not installed. Run: pip install 'tunesmith[lm-eval]', or remove "
+            "forgetting.harness."
+        )
 
 
 def read_task(path: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tunesmith.data.read import read_rows
 from tunesmith.data.read.rows import BadRow
 from tunesmith.data.render import listed
 from tunesmith.errors import DataError, EvaluationError, NotFoundError, TunesmithError
+from tunesmith.evaluate.harness import read_task, require_harness
 from tunesmith.records import content_hash
 from tunesmith.sources import resolve_suite
 from tunesmith.sources.catalog import SUITES, SuiteKind, suite_entry
@@ -126,9 +127,18 @@ def read_own(settings: Forgetting) -> dict[str, Suite | str]:
     """The user's own questions and texts, by the path as it was written.
 
     Raises:
-        DataError: If a row cannot be used, or a file has too few; all of them in one message.
+        DataError: If a row cannot be used, a file has too few, or a task of the harness is none; all of them in one
+            message.
+        MissingExtraError: If there are tasks of the harness and it is not installed.
     """
     problems: list[str] = []
+    if settings.harness:
+        require_harness()
+    for path in settings.harness:
+        try:
+            read_task(path)
+        except EvaluationError as error:
+            problems.append(str(error))
     found: dict[str, Suite | str] = {}
     for paths, read, kind, what in (
         (settings.suites, _own_questions, "multiple_choice", "questions"),
@@ -146,7 +156,7 @@ def read_own(settings: Forgetting) -> dict[str, Suite | str]:
                 problems.append(f"{path}: {count} {what}; expected {FEWEST} or more, so that a loss can be told.")
             found[path] = Suite(path, kind, _by_hash(items, OWN_LIMIT.get(settings.tier)))  # type: ignore[arg-type]
     if problems:
-        raise DataError(listed(f"forgetting: {len(problems):,} problems in your suites and texts.", problems))
+        raise DataError(listed(f"forgetting: {len(problems):,} problems in your suites, texts and tasks.", problems))
     return found
 
 

@@ -1,10 +1,9 @@
-"""Signs in an answer that a model has collapsed: refusal, repetition, another language, broken JSON."""
+"""Signs in an answer that a model has collapsed: refusal, repetition, broken JSON."""
 
 from __future__ import annotations
 
 import json
 import re
-import unicodedata
 
 REFUSALS = (
     "i cannot", "i can't", "i can not", "i'm sorry", "i am sorry", "sorry, but", "i apologize", "i apologise",
@@ -12,15 +11,6 @@ REFUSALS = (
     "as an ai", "as a language model",
 )  # fmt: skip
 REFUSAL_CHARACTERS = 100  # a refusal says so at once; later the same words may belong to a story
-STOP_WORDS = {
-    "English": {"the", "and", "of", "to", "is", "in", "that", "it", "you", "a"},
-    "German": {"der", "die", "und", "das", "ist", "nicht", "ein", "eine", "zu", "den"},
-    "French": {"le", "les", "des", "est", "et", "une", "dans", "que", "pour", "la"},
-    "Spanish": {"el", "los", "las", "es", "y", "una", "que", "con", "para", "la"},
-    "Italian": {"il", "che", "di", "è", "una", "per", "non", "sono", "della", "la"},
-    "Portuguese": {"o", "os", "uma", "que", "não", "com", "para", "é", "da", "do"},
-    "Dutch": {"de", "het", "een", "van", "en", "niet", "dat", "zijn", "voor", "met"},
-}
 
 
 def is_refusal(answer: str) -> bool:
@@ -47,24 +37,6 @@ def distinct_n(text: str, n: int = 2) -> float:
     words = text.lower().split()
     runs = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return len(set(runs)) / len(runs) if runs else 1.0
-
-
-def leaves_english(text: str) -> bool:
-    """Whether a text is in another language than English.
-
-    It is where more than half of its letters are not Latin, or where two or more of its words are of another
-    language's ``STOP_WORDS``, and more than are of English's.
-
-    Example:
-        >>> leaves_english("Der Mond ist nicht aus Käse"), leaves_english("Пчёлы делают мёд"), leaves_english("Rome")
-        (True, True, False)
-    """
-    letters = [c for c in text if c.isalpha()]
-    if 2 * sum(not unicodedata.name(c, "").startswith("LATIN") for c in letters) > len(letters):
-        return True
-    words = re.findall(r"\w+", text.lower())
-    hits = {name: sum(word in stop for word in words) for name, stop in STOP_WORDS.items()}
-    return max(hits.values()) >= max(2, hits["English"] + 1)
 
 
 def is_json(answer: str) -> bool:

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tunesmith.config import FORMAT_VERSION
+from tunesmith.config import FORMAT_VERSION, Forgetting
 from tunesmith.errors import RunError
 from tunesmith.evaluate.bias import bias_of_run
 from tunesmith.evaluate.compare import COSTED_PREDICTIONS, LIMITS, candidate_cost, choose, compare_all, read_contender
-from tunesmith.evaluate.contamination import contamination
+from tunesmith.evaluate.contamination import asked_suites, contamination
 from tunesmith.evaluate.metrics import METRICS, PERCENT, SHARE, item_scores
 from tunesmith.measures.metrics import confusion_matrix
 from tunesmith.measures.uncertainty import minimum_detectable_effect
@@ -68,8 +68,9 @@ def write_report(run: Run) -> Json:
     for candidate in candidates:
         candidate["bias"] = bias.get(candidate["id"], candidate["bias"])
     asked = dict.fromkeys(name for c in candidates for name in (c["forgetting"] or {}).get("suites") or ())
+    suites = asked_suites(asked, Forgetting.model_validate(config.get("forgetting") or {}))
     leaks, of_suites = contamination(
-        split, data.get("findings", []), config.get("data", {}).get("contamination"), asked, predictions,
+        split, data.get("findings", []), config.get("data", {}).get("contamination"), suites, predictions,
         task["metric"], np.random.default_rng([config.get("seed", 0), 8]),
     )  # fmt: skip
     comparisons = compare_all(predictions, task["metric"], np.random.default_rng(config.get("seed", 0)))

@@ -16,10 +16,11 @@ from tunesmith.evaluate.collapse import (
     Answer,
     collapse,
     general_prompts,
+    leaves_english,
     render_answers,
     write_answers,
 )
-from tunesmith.measures.collapse import distinct_n, is_json, is_refusal, leaves_english
+from tunesmith.measures.collapse import distinct_n, is_json, is_refusal
 from tunesmith.model.load import load_model
 
 

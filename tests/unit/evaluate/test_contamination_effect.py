@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tunesmith.config import Forgetting
 from tunesmith.evaluate import contamination as module
-from tunesmith.evaluate import forgetting
-from tunesmith.evaluate.contamination import contamination, effect, suites_in
+from tunesmith.evaluate import suites as suites_module
+from tunesmith.evaluate.contamination import asked_suites, contamination, effect, suites_in
 from tunesmith.records import Example, Prediction, Split
 
 
@@ -46,7 +47,7 @@ def test_few_leaked_examples_say_nothing(rng: np.random.Generator) -> None:
 
 def told(looked_for: str | None, data: Split, findings: list[dict[str, Any]], rng: np.random.Generator) -> Any:
     given = [replace(p, example_id=e.id) for p, e in zip(answers(40, 20), data.test, strict=True)]
-    return contamination(data, findings, looked_for, (), {"c": given}, "accuracy", rng)[0]
+    return contamination(data, findings, looked_for, {}, {"c": given}, "accuracy", rng)[0]
 
 
 def test_findings_are_read_by_part_and_by_how_sure_they_are(rng: np.random.Generator) -> None:
@@ -79,11 +80,22 @@ def test_leaked_items_of_suites_are_found(monkeypatch: pytest.MonkeyPatch, tmp_p
         {"question": "What is warm and gives us light all day?", "options": "A. sun\nB. mud", "answer": "A. sun"},
     ]
     (tmp_path / "suite.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr(forgetting, "resolve_suite", lambda name: tmp_path / "suite.jsonl")
+    monkeypatch.setattr(suites_module, "resolve_suite", lambda name: tmp_path / "suite.jsonl")
     monkeypatch.setattr(module, "find_suite", lambda name: None if name == "commonsenseqa" else tmp_path)
-    (finding,), suites = suites_in(split().train, ["piqa", "commonsenseqa", "no-such-suite"])
-    assert finding.message.startswith("1 of 2 items of piqa")
-    assert finding.pairs[0][1] == "r.csv:1"
-    assert suites["piqa"] == {"status": "ok", "leaked": 1, "n": 2}
-    assert suites["commonsenseqa"] == {"status": "not_run", "reason": "it is not on this machine"}
-    assert suites["no-such-suite"]["status"] == "not_run"
+    own = [
+        {"question": "Which tool drives a nail into wood?", "options": ["a", f"b {i}"], "answer": "a"} for i in range(9)
+    ]
+    own.append({"question": "What is my own?", "options": ["a", "b"], "answer": "a"})
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    mine = str(tmp_path / "own.jsonl")
+    names = ["piqa", "commonsenseqa", "no-such-suite", mine, "gone.jsonl", "task.yaml"]
+    settings = Forgetting(suites=(mine,), harness=("task.yaml",))
+    findings, told = suites_in(split().train, asked_suites(names, settings))
+    assert findings[0].message.startswith("1 of 2 items of piqa")
+    assert findings[0].pairs[0][1] == "r.csv:1"
+    assert told["piqa"] == {"status": "ok", "leaked": 1, "n": 2}
+    assert told[mine] == {"status": "ok", "leaked": 9, "n": 10}
+    assert told["commonsenseqa"] == {"status": "not_run", "reason": "it is not on this machine"}
+    assert {told[name]["status"] for name in names[2:3] + names[4:]} == {"not_run"}
+    unreadable = asked_suites(["gone.jsonl"], Forgetting(suites=("gone.jsonl",)))
+    assert "gone.jsonl" in unreadable["gone.jsonl"]

@@ -186,6 +186,13 @@ def test_the_base_is_asked_once_and_the_tuned_model_the_same(
     json.dumps(found, allow_nan=False)
 
 
+def test_validation_examples_are_taken_from_all_of_them() -> None:
+    items: Any = list(range(200))
+    assert len(forgetting.spread(items)) == forgetting.KL_EXAMPLES
+    assert (forgetting.spread(items)[0], forgetting.spread(items)[-1]) == (0, 199)
+    assert forgetting.spread(items[:5]) == items[:5]
+
+
 def test_without_a_tier_only_the_tasks_inputs_are_kept(tiny_model_path: Path) -> None:
     lm = load_model(str(tiny_model_path))
     base = forgetting.ask_base(lm, Forgetting(tier="off", guard=0.1), rendered(6), lambda what: pytest.fail(what))

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from tunesmith.config import Forgetting
-from tunesmith.errors import EvaluationError, MissingExtraError
+from tunesmith.errors import DataError, EvaluationError, MissingExtraError
+from tunesmith.evaluate import suites
 from tunesmith.evaluate.harness import harness_scores, read_task
 from tunesmith.evaluate.suites import Suite, read_own, suite_scores
 from tunesmith.model.load import load_model
@@ -68,6 +69,8 @@ def test_a_task_that_cannot_be_run_is_said(tiny_model_path: Path, tmp_path: Path
 def test_without_the_extra_the_command_that_installs_it_is_said(tiny_model_path: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingExtraError, match=r"pip install 'tunesmith\[lm-eval\]'"):
         harness_scores(load_model(str(tiny_model_path)), write_task(tmp_path))
+    with pytest.raises(MissingExtraError):
+        read_own(Forgetting(harness=(write_task(tmp_path),)))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +84,13 @@ def test_without_the_extra_the_command_that_installs_it_is_said(tiny_model_path:
 def test_only_local_tasks_are_taken(tmp_path: Path, changes: dict[str, object], said: str) -> None:
     with pytest.raises(EvaluationError, match=said):
         read_task(write_task(tmp_path, **changes))
+
+
+def test_tasks_are_looked_at_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suites, "require_harness", lambda: None)
+    with pytest.raises(DataError, match="2 problems") as caught:
+        read_own(Forgetting(harness=(write_task(tmp_path, include="x"), str(tmp_path / "none.yaml"))))
+    assert "'include'" in str(caught.value) and "none.yaml" in str(caught.value)
 
 
 def test_a_task_that_names_code_is_refused(tmp_path: Path) -> None:
