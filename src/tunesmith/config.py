@@ -479,6 +479,11 @@ class Forgetting(Settings):
         "roll_back", description="Of all steps so far, or only of those within the guard's budget, the best is kept."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_word(cls, value: Any) -> Any:
+        return {"tier": value} if isinstance(value, str | bool) else value
+
     @field_validator("suites", "texts", "harness", mode="before")
     @classmethod
     def _one_alone(cls, value: Any) -> Any:
@@ -533,6 +538,11 @@ class Common(Settings):
     )
     guardrails: Guardrails = Guardrails()
     prices: Prices | None = Field(None, description="Given, the report says what each candidate costs in money.")
+    overfitting: Literal["quick", "control"] = Field(
+        "quick",
+        description="What is measured of overfitting; control: also a second training on up to 200 examples with "
+        "permuted answers, which shows how much these settings memorise, and is thrown away.",
+    )
     forgetting: Forgetting = Forgetting()
     memorization: Literal["quick", "canaries", "off"] = Field(
         "quick",
@@ -555,11 +565,6 @@ class Common(Settings):
     @classmethod
     def _yaml_reads_off_as_false(cls, value: Any) -> Any:
         return "off" if value is False else value
-
-    @field_validator("forgetting", mode="before")
-    @classmethod
-    def _tier_alone(cls, value: Any) -> Any:
-        return {"tier": value} if isinstance(value, str | bool) else value
 
     @field_validator("budget", mode="before")
     @classmethod

@@ -92,13 +92,14 @@ def test_the_report_says_what_was_measured_everywhere(finished: Path) -> None:
         assert f"- {found['sentence']}" in card
 
 
-def test_canaries_are_planted_in_a_training_of_their_own(tmp_path: Path) -> None:
+def test_canaries_and_permuted_answers_are_trained_on_apart(tmp_path: Path) -> None:
     config = write_project(
         tmp_path, candidates=["baseline", "tune"], memorization="quick",
         train={"epochs": 4, "learning_rate": 0.01, "patience": 0},
     )  # fmt: skip
     for how in ("quick", "canaries"):
-        result = call("run", config, "--out", tmp_path / how, "-q", "--set", f"memorization={how}")
+        more = ("--set", "overfitting=control") if how == "canaries" else ()
+        result = call("run", config, "--out", tmp_path / how, "-q", "--set", f"memorization={how}", *more)
         assert result.code == 0, result.err
     place = Path("candidates") / LORA.replace("/", "__")
     kept = [
@@ -111,6 +112,11 @@ def test_canaries_are_planted_in_a_training_of_their_own(tmp_path: Path) -> None
     exposures = [canary["exposure"] for canary in found["canaries"]]
     assert np.mean(exposures[4:]) > np.mean(exposures[:2])
     assert all(canary["found"] == (canary["p_value"] <= 0.05 / 6) for canary in found["canaries"])
+    control = entry(tmp_path / "canaries", LORA)["overfitting"]["control"]
+    assert control["status"] == "ok" and 0 < control["end_loss"] < control["start_loss"]
+    assert not (tmp_path / "canaries" / place / "control").exists()
+    assert control["sentence"] in (tmp_path / "canaries" / "report.html").read_text()
+    assert "control" not in entry(tmp_path / "quick", LORA)["overfitting"]
     assert "canary planted 16×" in (tmp_path / "canaries" / "report.html").read_text()
     assert entry(tmp_path / "quick", LORA)["memorization"]["canaries"]["status"] == "not_run"
 

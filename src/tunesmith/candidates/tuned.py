@@ -121,6 +121,7 @@ class Tuned:
         texts = self._texts(lm, encode, encoding, sum(len(part) for part in learned.values()))
         whole = order is None and start is None
         canaries = self._canaries(kind, list(learned.values()), list(followed.values()), settings, whole)
+        control = self._control(kind, parts, encoding, settings, whole)
 
         torch.manual_seed(settings.seed)
         attached = METHODS[self.method.kind].attach(lm.model, self.method)
@@ -169,7 +170,8 @@ class Tuned:
         losses = self._losses(lm, objective, fixed, "overfitting")
         measured = {
             "overfitting": self._overfitting(losses, result, OBJECTIVES[kind].loss_unit)
-            | {"course": self._course([item.units for _, item in watched], settings, result, parts[0].task, metric)},
+            | {"course": self._course([item.units for _, item in watched], settings, result, parts[0].task, metric)}
+            | ({"control": control} if control is not None else {}),
             "forgetting": self._forgetting(lm, held_out, base, result),
             "memorization": self._memorization(lm, fixed, losses, untrained, canaries),
         }
@@ -378,6 +380,23 @@ class Tuned:
             None if isinstance(metric, str) else task.metric,
         )  # fmt: skip
         return found | ({"metric_not_followed": metric} if isinstance(metric, str) else {})
+
+    def _control(
+        self, kind: str, parts: Sequence[Part], encoding: EncodeSettings, settings: LoopSettings, whole: bool
+    ) -> dict[str, Any] | None:
+        """How far training on permuted answers brings their loss; None where that was not asked for."""
+        from tunesmith.candidates.shadow import permuted_control
+
+        if self.context.config.overfitting != "control":
+            return None
+        task = parts[0].task
+        if not whole or len(parts) > 1:
+            return {"status": "not_run", "reason": "answers are permuted where one data set is trained alone"}
+        if task.kind == "preference":
+            return {"status": "not_applicable", "reason": "a preference has no answer of another to take"}
+        return permuted_control(
+            self.context, self.id, self.method, task, kind, parts[0].train, encoding, settings, self.folder
+        )
 
     def _canaries(
         self,

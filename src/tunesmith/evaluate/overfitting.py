@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ from numpy.typing import ArrayLike
 
 from tunesmith.errors import EvaluationError
 from tunesmith.measures.uncertainty import difference_of_means
+from tunesmith.records import Example
 
 RISE = 0.05  # validation loss has risen when the last step's is this share above the best step's
+CONTROL_EXAMPLES = 200  # trained on with permuted answers
 
 
 def overfitting(
@@ -98,3 +101,32 @@ def _sentence(
             f"{'rose' if rise >= 0 else 'fell'} by {abs(rise):.2f}."
         )
     return f"{text}; the last step, {last_step}, was the best." if last_step == best_step else f"{text}."
+
+
+def with_permuted_answers(examples: Sequence[Example], rng: np.random.Generator) -> list[Example]:
+    """The same inputs with each other's answers: labels, or last turns."""
+    order = rng.permutation(len(examples))
+    return [
+        replace(example, label=examples[i].label)
+        if example.label is not None
+        else replace(example, messages=(*example.messages[:-1], examples[i].messages[-1]))
+        for example, i in zip(examples, order, strict=True)
+    ]
+
+
+def control(n: int, start: float, end: float) -> dict[str, Any]:
+    """What training on permuted answers says: beyond what the answers' shares give, it can only memorise.
+
+    Args:
+        n: Examples trained on.
+        start: Their loss before training, in evaluation mode.
+        end: The lowest that training brought it to.
+
+    Source:
+        Zhang et al. 2017, "Understanding deep learning requires rethinking generalization", arXiv:1611.03530.
+    """
+    return {
+        "status": "ok", "n": n, "start_loss": start, "end_loss": end,
+        "sentence": f"On {n} examples with permuted answers the same training brought their loss from {start:.2f} to "
+        f"{end:.2f}: beyond learning which answers are common, that is memorising.",
+    }  # fmt: skip

@@ -17,6 +17,7 @@ from tunesmith.candidates.tuned import FIXED_SUBSET
 from tunesmith.config import FORMAT_VERSION, Config
 from tunesmith.errors import HardwareError
 from tunesmith.evaluate.compare import plain_id
+from tunesmith.evaluate.overfitting import CONTROL_EXAMPLES
 from tunesmith.measures.uncertainty import minimum_detectable_effect
 from tunesmith.plan import estimate
 from tunesmith.plan.facts import Facts
@@ -225,8 +226,13 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
         seconds += 2 * estimate.scoring_seconds(facts, 1, SCORED_TOKENS[config.forgetting.tier])
     if config.fairness.suites != "off":
         seconds += 2 * estimate.scoring_seconds(facts, 1, BIAS_TOKENS[config.fairness.suites])
-    if config.memorization == "canaries":  # trained a second time
-        seconds += estimate.training_seconds(facts, method.kind, epochs[method.kind], batch, config.train.share_prefix)
+    again = float(config.memorization == "canaries")  # trained a second time
+    if config.overfitting == "control":
+        again += min(1.0, CONTROL_EXAMPLES / facts.train)
+    if again:
+        seconds += again * estimate.training_seconds(
+            facts, method.kind, epochs[method.kind], batch, config.train.share_prefix
+        )
     if config.memorization != "off":
         fixed = min(FIXED_SUBSET, facts.train) + min(FIXED_SUBSET, facts.validation)
         seconds += estimate.scoring_seconds(facts, fixed, facts.tokens_per_example - facts.prefix_tokens)

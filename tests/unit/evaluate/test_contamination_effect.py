@@ -82,10 +82,10 @@ def test_leaked_items_of_suites_are_found(monkeypatch: pytest.MonkeyPatch, tmp_p
     (tmp_path / "suite.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr(suites_module, "resolve_suite", lambda name: tmp_path / "suite.jsonl")
     monkeypatch.setattr(module, "find_suite", lambda name: None if name == "commonsenseqa" else tmp_path)
-    own = [
-        {"question": "Which tool drives a nail into wood?", "options": ["a", f"b {i}"], "answer": "a"} for i in range(9)
-    ]
-    own.append({"question": "What is my own?", "options": ["a", "b"], "answer": "a"})
+    places = ("Peru", "Chile", "Cuba", "Mali", "Oman", "Iran", "Togo", "Laos", "Fiji")
+    questions = [f"In {place}, who is king of {place}?" for place in places]
+    questions.append("Which tool drives a nail into wood?")
+    own = [{"question": question, "options": ["a", "b"], "answer": "a"} for question in questions]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
     mine = str(tmp_path / "own.jsonl")
     names = ["piqa", "commonsenseqa", "no-such-suite", mine, "gone.jsonl", "task.yaml"]
@@ -94,7 +94,7 @@ def test_leaked_items_of_suites_are_found(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert findings[0].message.startswith("1 of 2 items of piqa")
     assert findings[0].pairs[0][1] == "r.csv:1"
     assert told["piqa"] == {"status": "ok", "leaked": 1, "n": 2}
-    assert told[mine] == {"status": "ok", "leaked": 9, "n": 10}
+    assert told[mine] == {"status": "ok", "leaked": 1, "n": 10}
     assert told["commonsenseqa"] == {"status": "not_run", "reason": "it is not on this machine"}
     assert {told[name]["status"] for name in names[2:3] + names[4:]} == {"not_run"}
     unreadable = asked_suites(["gone.jsonl"], Forgetting(suites=("gone.jsonl",)))

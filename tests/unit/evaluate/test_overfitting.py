@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tunesmith.errors import EvaluationError
-from tunesmith.evaluate.overfitting import overfitting
+from tunesmith.evaluate.overfitting import control, overfitting, with_permuted_answers
+from tunesmith.records import Example, Message
 
 
 def losses(mean, n, seed):
@@ -47,3 +48,22 @@ def test_a_curve_without_the_last_step_leaves_the_rise_unknown(rng):
 def test_losses_that_are_missing_or_not_finite_are_refused(bad, rng):
     with pytest.raises(EvaluationError, match="validation losses are not finite"):
         overfitting([1.0, 1.1], bad, [], 1, 1, rng)
+
+
+def test_permuted_answers_are_the_same_ones_elsewhere(rng):
+    labelled = [Example(f"f:{i}", text=f"text {i}", label=str(i)) for i in range(50)]
+    permuted = with_permuted_answers(labelled, rng)
+    assert [e.text for e in permuted] == [e.text for e in labelled]
+    assert sorted(e.label for e in permuted) == sorted(e.label for e in labelled)
+    assert sum(a.label == b.label for a, b in zip(permuted, labelled, strict=True)) < 10
+    written = [Example(f"f:{i}", (Message("user", f"q {i}"), Message("assistant", f"a {i}"))) for i in range(50)]
+    permuted = with_permuted_answers(written, rng)
+    assert [e.messages[0] for e in permuted] == [e.messages[0] for e in written]
+    assert {e.messages[1] for e in permuted} == {e.messages[1] for e in written}
+    assert [e.messages[1] for e in permuted] != [e.messages[1] for e in written]
+
+
+def test_the_control_says_how_far_the_loss_fell():
+    found = control(200, 0.7, 0.65)
+    assert "brought their loss from 0.70 to 0.65" in found["sentence"]
+    assert (found["n"], found["start_loss"], found["end_loss"]) == (200, 0.7, 0.65)
