@@ -13,9 +13,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Dtype = Literal["float32", "bfloat16"]
+M_ARENA_MAX = -8  # of malloc.h: the most heaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,27 @@ def reset_peak_memory() -> bool:
     except OSError:
         return False
     return True
+
+
+def one_heap() -> None:
+    """Let all threads take memory from one heap, where the C library has several (glibc, Linux).
+
+    A thread's own heap keeps what it freed, so that many threads that come and go make a long process grow.
+    """
+    if (set_option := getattr(_c_library(), "mallopt", None)) is not None:
+        set_option(M_ARENA_MAX, 1)
+
+
+def return_freed_memory() -> None:
+    """Give back to the system what was freed, where the C library keeps it (glibc, Linux)."""
+    if (trim := getattr(_c_library(), "malloc_trim", None)) is not None:
+        trim(0)
+
+
+def _c_library() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def _status(field: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,14 @@ def test_detect_and_measure_on_this_machine() -> None:
     assert 0 < found.available_bytes <= found.memory_bytes
     assert (found.dtype == "bfloat16") <= bool(found.accelerators)
     assert 1e8 < hardware.measure_matmul("float32", seconds=0.1) < 1e15
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what was freed, and gives it back")
+def test_freed_memory_is_given_back() -> None:
+    held = [bytes(10_000) for _ in range(20_000)]
+    last = bytes(10_000)  # above them, so that the heap cannot shrink by itself
+    before = hardware.current_memory_bytes()
+    del held
+    hardware.return_freed_memory()
+    assert hardware.current_memory_bytes() < before - 150e6
+    assert last

@@ -100,8 +100,9 @@ def read_documents(path: Path, limits: Limits | None = None, base: Path | None =
 
 def document_name(path: Path, base: Path) -> str:
     """The path below ``base``, or the whole path where it lies elsewhere; the same however it was written."""
-    whole = Path(os.path.abspath(path))
-    return (whole.relative_to(base) if whole.is_relative_to(base) else whole).as_posix()
+    whole, start = os.path.abspath(path), os.path.join(base, "")
+    name = whole.removeprefix(start) if whole != str(base) else "."
+    return name.replace(os.sep, "/")
 
 
 def find_files(path: Path, base: Path) -> Iterator[Path | Refused]:

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunesmith.errors import ConfigError, MissingExtraError, NotFoundError, RunError
+from tunesmith.hardware import one_heap, return_freed_memory
 from tunesmith.rag.chunk import Chunk, chunk_text
 from tunesmith.rag.documents import (
     Document,
@@ -301,7 +302,8 @@ class Index:
                 or (gone_too and _file_name(name) not in listing.files and self._is_gone(entry))
             )
         }
-        owners = {entry.digest: name for name, entry in known.items() if name not in listing.entries.keys() | gone}
+        elsewhere = known.keys() - listing.entries.keys() - gone
+        owners = {known[name].digest: name for name in sorted(elsewhere)}
         same = [name for name, entry in listing.entries.items() if name in known and known[name].digest == entry.digest]
         for name in [*same, *listing.entries]:  # what is in the index already goes before what is new
             owners.setdefault(listing.entries[name].digest, name)
@@ -445,6 +447,7 @@ class Index:
             self._table.optimize(cleanup_older_than=FOREVER)
             if self._lacks_graph():
                 self._table.create_index("vector", config=HnswSq(distance_type="cosine"))
+        return_freed_memory()
 
     def _lacks_graph(self) -> bool:
         return self._table.count_rows() > EXACT_ROWS and not self._has_graph()
@@ -672,6 +675,7 @@ class _Counts:
 
 
 def _lancedb() -> Any:
+    one_heap()  # before its threads start
     try:
         import lancedb
     except ImportError as error:
@@ -756,6 +760,8 @@ def _is_within(document: str, name: str) -> bool:
 
 def _with_what_is_kept(refused: Mapping[str, Refused], documents: Iterable[str]) -> tuple[Refused, ...]:
     """What was refused, by name, with a word where the index holds a former content of it."""
+    if not refused:
+        return ()
     held = {name for document in documents for name in (document, _file_name(document))}
     held |= {parent.as_posix() for name in list(held) for parent in PurePosixPath(name).parents}
     kept = "; the index keeps what it held of it"

@@ -239,6 +239,9 @@ def test_names_are_relative_to_the_base_or_whole(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     assert document_name(Path("a/../b.txt"), tmp_path) == "b.txt"
     assert document_name(Path("/else/b.txt"), tmp_path) == "/else/b.txt"
+    assert document_name(tmp_path, tmp_path) == "."
+    assert document_name(Path(f"{tmp_path}2/b.txt"), tmp_path) == f"{tmp_path.as_posix()}2/b.txt"
+    assert document_name(Path("/b.txt"), Path("/")) == "b.txt"
 
 
 def test_entries_of_unchanged_files_come_without_reading(tmp_path: Path) -> None:
