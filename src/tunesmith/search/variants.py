@@ -51,8 +51,8 @@ def _variant(config: Config, name: str, rule: Callable[[Config], float]) -> Conf
     parts = dict(_part(name, part) for part in name.split("+"))
     raw: Json = config.model_dump(mode="json")
     raw |= {"candidates": ["tune"], "method": raw["method"][:1], "rag": None, "memorization": "off"}
-    if raw["forgetting"] == "off":
-        raw["forgetting"] = "quick"  # the search is about it
+    if raw["forgetting"]["tier"] == "off":
+        raw["forgetting"]["tier"] = "quick"  # the search is about it
     remedies = raw["remedies"] if "project" in parts else {}
     chooses = parts.get("scale") == SCALES
     if chooses or {"replay", "kl", "ewc"} & parts.keys():
