@@ -30,7 +30,7 @@ from tunesmith.run import (
     write_predictions,
 )
 from tunesmith.tasks import Task, build_task
-from tunesmith.workflow import measure, silent
+from tunesmith.workflow import calibrated, measure, silent
 
 if TYPE_CHECKING:
     from tunesmith.candidates.candidate import Listener
@@ -67,6 +67,11 @@ def recheck(folder: Path | str) -> Json:
         }
         differences = [d for name, answers in stored.items() for d in _not_of(test, name, answers)]
         again = {name: measure(task, answers, config.seed) for name, answers in stored.items()}
+        for name in again:
+            if "calibration" in next(c for c in report["candidates"] if c["id"] == name):
+                file = run.candidate(name) / "validation.parquet"
+                held_out = read_predictions(file) if file.is_file() else ()
+                again[name] |= calibrated(task, stored[name], held_out, config.seed)
         with_bias = config.data.sensitive or config.fairness != Fairness()
         bias, audit = bias_of_run(run, config.model_dump(mode="json"), stored)
         if with_bias:

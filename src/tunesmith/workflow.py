@@ -357,9 +357,7 @@ def evaluate_candidate(
             held_out = candidate.predict(read_examples(directory.split("validation")))
             write_predictions(folder / "validation.parquet", held_out)
         entry |= {"status": "ok", **measure(task, predictions, config.seed), **fitted(fit)}
-        if config.task.kind == "classification":
-            rng = np.random.default_rng([config.seed, 8])
-            entry["calibration"] = calibration(predictions, task.labels, rng, held_out)
+        entry |= calibrated(task, predictions, held_out, config.seed)
     except TunesmithError as error:
         if isinstance(error, RunError):  # the disk, not the candidate
             raise
@@ -379,6 +377,15 @@ def measure(task: Task, predictions: Sequence[Prediction], seed: int) -> dict[st
         "tokens_per_example": sum(p.prompt_tokens + p.completion_tokens for p in predictions) / n,
         "truncated_answers": sum(p.truncated for p in predictions),
     }
+
+
+def calibrated(
+    task: Task, predictions: Sequence[Prediction], held_out: Sequence[Prediction], seed: int
+) -> dict[str, Any]:
+    """What an entry of report.json says of calibration, with a temperature fitted on validation answers if given."""
+    if task.kind != "classification":
+        return {}
+    return {"calibration": calibration(predictions, task.labels, np.random.default_rng([seed, 8]), held_out)}
 
 
 def fitted(fit: Fit) -> dict[str, Any]:

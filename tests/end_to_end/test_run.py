@@ -331,6 +331,7 @@ def test_bias_is_measured_by_a_group_that_no_model_sees(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("text,label,gender\n" + "".join(",".join(row) + "\n" for row in rows))
     config = write_project(
         tmp_path, data={"sensitive": "gender", "test_size": 100}, guardrails={"bias": 0.9},
+        task={"kind": "classification", "temperature_scaling": True},
         candidates=["baseline", "prompt", "embedding", "tune"], encoder=[str(build_encoder(tmp_path / "encoder"))],
     )  # fmt: skip
     run = tmp_path / "run"
@@ -360,9 +361,14 @@ def test_bias_is_measured_by_a_group_that_no_model_sees(tmp_path: Path) -> None:
     predictions = pq.read_table(run / "candidates/baseline__majority/predictions.parquet").to_pylist()
     assert {json.loads(row["sensitive"])["gender"] for row in predictions} == {"woman", "man"}
 
+    assert entries["prompt/zero-shot"]["calibration"]["temperature"]["value"] > 0
     again = call("evaluate", run, "--json")
     assert again.code == 0, again.err
     assert json.loads(again.out)["equal"]
+    entries["prompt/zero-shot"]["calibration"]["expected_calibration_error"]["value"] += 0.01
+    (run / "report.json").write_text(json.dumps(report))
+    (difference,) = json.loads(call("evaluate", run, "--json").out)["differences"]
+    assert difference["where"] == "prompt/zero-shot.calibration.expected_calibration_error.value"
 
 
 def test_a_limit_on_bias_that_was_not_measured_is_not_passed(tmp_path: Path) -> None:
