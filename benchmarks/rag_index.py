@@ -150,7 +150,8 @@ def build(
             chunks_alone += len(pieces)
         for name, turn in turns:
             seconds[name][part] = timed(turn)
-        memory.append(resident_bytes())
+            if name == "index":  # what the other program holds behind it is not the index's
+                memory.append(resident_bytes())
         print(f"part {part + 1} of {options.parts}: {chunks:,} chunks, {memory[-1] / 2**20:,.0f} MiB", file=sys.stderr)
     whole, alone_seconds = sum(seconds["index"].values()), sum(seconds["alone"].values())
     beside = sum(seconds["index"][part] for part in compared)
