@@ -212,9 +212,13 @@ def attend(
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     lengths = [pack.input_ids.shape[1] for pack in packs]
-    parts = zip(packs, *(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    queries, keys, values = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
     layer = getattr(module, "layer_idx", None)
-    outputs = [out for part in parts for out in _over(*part, layer, dropout, scaling, sliding_window)]
+    outputs = [
+        out
+        for pack, q, k, v in zip(packs, queries, keys, values, strict=True)
+        for out in _over(pack, q, k, v, layer, dropout, scaling, sliding_window)
+    ]
     return torch.cat(outputs, dim=1), None
 
 

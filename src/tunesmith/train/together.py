@@ -62,6 +62,8 @@ def why_alone(lm: LanguageModel, method: Any) -> str | None:
         return "only LoRA without DoRA, dropout or PiSSA is trained together"
     if lm.interface != "causal" or not lm.packed:
         return "only decoders that run without padding, for next tokens, are trained together"
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return "several processes share each training already"
     drops = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in lm.model.modules())
     if drops or getattr(lm.model.config.get_text_config(), "attention_dropout", None):
         return "the model has dropout of its own, whose random numbers depend on what is computed beside"
