@@ -5,7 +5,7 @@ the same items in every step, ``own``: each has an order of its own. Both ways t
 base; ways and numbers alternate, medians count, and a gain below 1.1 is none. Memory is the peak of a process with
 eight adapters against eight times that of a process with one, which is what eight runs at a time would take.
 
-    python benchmarks/concurrent.py [--numbers 1 2 4 8] [--repeats 3] [--steps 3]
+    python benchmarks/adapters.py [--numbers 1 2 4 8] [--repeats 3] [--steps 3]
 
 Takes about 10 minutes on two cores, on a GPU one. The result is kept by the processor's or the GPU's name.
 """
@@ -161,7 +161,7 @@ def main() -> None:
     name = machine.accelerators[0].name if machine.accelerators else cpu_name()
     name = "-".join(re.findall(r"[a-z0-9]+", re.sub(r"\([^)]*\)|processor", "", name.lower())))
     part = "" if arguments.numbers == [1, 2, 4, 8] else "_" + "_".join(map(str, arguments.numbers))
-    write_result(f"concurrent-{name}{part}", {
+    write_result(f"adapters-{name}{part}", {
         "model": MODEL, "examples_a_step": BATCH, "speed": found,
         "peak_memory_bytes": {"adapters": most, "together": of_all, "one run": of_one, "as many runs": most * of_one},
         "memory_ratio": of_all / (most * of_one),
