@@ -92,13 +92,13 @@ class Pack:
         return 0 if self.cache is not None else len(self.prefix)
 
 
-_layout: ContextVar[Pack | None] = ContextVar("tunesmith_layout", default=None)
+_layout: ContextVar[tuple[Pack, ...]] = ContextVar("tunesmith_layout", default=())
 
 
 @contextlib.contextmanager
-def layout(pack: Pack) -> Iterator[None]:
-    """Make ``pack`` the layout of every attention call inside the block."""
-    token = _layout.set(pack)
+def layout(*packs: Pack) -> Iterator[None]:
+    """Make ``packs``, laid end to end in one row, the layout of every attention call inside the block."""
+    token = _layout.set(packs)
     try:
         yield
     finally:
@@ -191,26 +191,48 @@ def attend(
     """Attention of one layer over the current layout.
 
     Args:
-        query: (1, heads, tokens, head_dim).
-        key: (1, key_value_heads, tokens, head_dim).
+        query: (rows, heads, tokens, head_dim); rows have the layout in common, one outside of ``train.together``.
+        key: (rows, key_value_heads, tokens, head_dim).
         value: Like ``key``.
         sliding_window: How many tokens back a query sees, itself included.
 
     Returns:
-        (1, tokens, heads, head_dim), and None for the weights.
+        (rows, tokens, heads, head_dim), and None for the weights.
 
     Raises:
         NotImplementedError: If the family asks for something this function does not compute (soft-capped scores,
             attention sinks); the parity check turns that into the padded path.
     """
-    pack = _layout.get()
-    if pack is None:
+    packs = _layout.get()
+    if not packs:
         raise NotImplementedError("attention 'tunesmith' was called outside a layout")
     if unknown.get("softcap") or unknown.get("s_aux") is not None or attention_mask is not None:
         raise NotImplementedError("soft-capped scores, attention sinks and masks of the model's own")
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    lengths = [pack.input_ids.shape[1] for pack in packs]
+    queries, keys, values = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
+    layer = getattr(module, "layer_idx", None)
+    outputs = [
+        out
+        for pack, q, k, v in zip(packs, queries, keys, values, strict=True)
+        for out in _over(pack, q, k, v, layer, dropout, scaling, sliding_window)
+    ]
+    return torch.cat(outputs, dim=1), None
+
+
+def _over(
+    pack: Pack,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layer: int | None,
+    dropout: float,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> list[torch.Tensor]:
+    """Attention over one pack, in parts that follow one another."""
     if pack.record is not None:
         pack.record.append((key, value))
     # split, not slices: its backward pass is one concatenation instead of a sum of full-size tensors
@@ -220,7 +242,6 @@ def attend(
     outputs = []
     prefix: tuple[torch.Tensor, ...] = ()
     if pack.cache is not None:
-        layer = getattr(module, "layer_idx", None)
         if layer is None:
             raise NotImplementedError("attention layers that do not know their index")
         prefix = pack.cache[layer]
@@ -239,7 +260,7 @@ def attend(
         else:
             out = _attend(q, k, v, chunk.mask(n, sliding_window, query.dtype), dropout, scaling)
         outputs.append(out)
-    return torch.cat(outputs, dim=1), None
+    return outputs
 
 
 def _attend(

@@ -125,7 +125,14 @@ def token_losses(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> tor
 
 
 def summed_loss(model: Any, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Σ weight · negative log-likelihood, differentiable in ``hidden`` and in the head where it is trained.
+    """Σ weight · negative log-likelihood, differentiable in ``hidden`` and in the head where it is trained."""
+    return summed_loss_and_terms(model, hidden, targets, weights)[0]
+
+
+def summed_loss_and_terms(
+    model: Any, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The summed loss, and what was summed, shape (n,), which is not differentiable.
 
     Logits exist for one chunk at a time and their gradient is formed while they do, so memory does not grow with
     the number of supervised tokens times the vocabulary.
@@ -135,8 +142,10 @@ def summed_loss(model: Any, hidden: torch.Tensor, targets: torch.Tensor, weights
         targets: (n,) token ids.
         weights: (n,) float32.
     """
-    total: torch.Tensor = _ChunkedLoss.apply(hidden, *output_head(model), targets, weights, _cap(model))
-    return total
+    both: tuple[torch.Tensor, torch.Tensor] = _ChunkedLoss.apply(
+        hidden, *output_head(model), targets, weights, _cap(model)
+    )
+    return both
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -149,8 +158,9 @@ class _ChunkedLoss(torch.autograd.Function):
         targets: torch.Tensor,
         token_weights: torch.Tensor,
         cap: float | None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         total = hidden.new_zeros((), dtype=torch.float32)
+        terms = hidden.new_empty(len(targets), dtype=torch.float32)
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight) if weight.requires_grad else None
         d_bias = torch.zeros_like(bias) if bias is not None and bias.requires_grad else None
@@ -159,7 +169,8 @@ class _ChunkedLoss(torch.autograd.Function):
             logits = _soft_cap(frozen_linear(hidden[here], weight, bias).float(), cap)
             normaliser = logits.logsumexp(1)
             nll = normaliser - logits.gather(1, targets[here, None])[:, 0]
-            total += (nll * token_weights[here]).sum()
+            terms[here] = nll * token_weights[here]
+            total += terms[here].sum()
             slope = None if cap is None else 1 - (logits / cap) ** 2
             gradient = logits.sub_(normaliser[:, None]).exp_()
             gradient.scatter_add_(1, targets[here, None], gradient.new_full((len(nll), 1), -1.0))
@@ -173,10 +184,11 @@ class _ChunkedLoss(torch.autograd.Function):
             if d_bias is not None:
                 d_bias += gradient.sum(0)
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
-        return total
+        ctx.mark_non_differentiable(terms)
+        return total, terms
 
     @staticmethod
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, scale: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
         d_hidden, d_weight, d_bias = ctx.saved_tensors
         return (
             d_hidden * scale,

@@ -122,7 +122,7 @@ def _start_at_largest_directions(model: Any) -> dict[str, Start]:
     for name, layer in model.named_modules():
         if not is_adapted(layer):
             continue
-        if not _is_plain(layer):
+        if not is_plain(layer):
             kind = type(layer.get_base_layer()).__name__
             raise ConfigError(f"method.init: pissa needs linear layers, but '{name}' is {kind}. Use init: default.")
         rank = layer.r[ADAPTER]
@@ -148,7 +148,7 @@ def is_adapted(layer: Any) -> bool:
     return hasattr(layer, "lora_A") and ADAPTER in layer.lora_A
 
 
-def _is_plain(layer: Any) -> bool:
+def is_plain(layer: Any) -> bool:
     """Whether an adapted layer is LoRA on a linear layer, whatever its weight is stored as."""
     return isinstance(layer.get_base_layer(), torch.nn.Linear) and not layer.lora_variant
 
@@ -157,7 +157,7 @@ def fuse(model: torch.nn.Module, starts: dict[str, Start]) -> int:
     """Replace the arithmetic of peft's plain LoRA layers by :class:`_LoraLinear`; returns how many."""
     count = 0
     for name, layer in model.named_modules():
-        if is_adapted(layer) and _is_plain(layer):
+        if is_adapted(layer) and is_plain(layer):
             layer.forward = _fused_forward(layer, layer.forward, starts.get(name))
             count += 1
     return count

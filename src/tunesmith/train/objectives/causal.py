@@ -12,7 +12,7 @@ from tunesmith.data.render import Rendered, Renderer, render_all
 from tunesmith.model.forward import hidden_states, summed_loss, token_losses
 from tunesmith.records import Example, Finding
 from tunesmith.tasks import Task
-from tunesmith.train.batches import micro_batches, shared_prefix
+from tunesmith.train.batches import MicroBatch, micro_batches, shared_prefix
 from tunesmith.train.objectives.objective import EncodeSettings, Interface
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ class Causal:
         device = next(model.parameters()).device
         for micro in micro_batches(items, self.micro_batch_tokens, self.share_prefix, device):
             hidden = hidden_states(model, micro.pack, self.packed)[micro.rows]
-            counts = torch.tensor(micro.counts, device=device)
-            weights = torch.tensor([scale * items[i].weight for i in micro.order], device=device)
-            yield summed_loss(model, hidden, micro.targets, weights.repeat_interleave(counts))
+            yield summed_loss(model, hidden, micro.targets, token_weights(micro, items, scale))
 
     def item_losses(self, model: Any, items: Sequence[Rendered]) -> torch.Tensor:
         device = next(model.parameters()).device
@@ -49,6 +47,12 @@ class Causal:
                 for index, part in zip(micro.order, losses.split(micro.counts), strict=True):
                     sums[index] = part.sum()
         return sums
+
+
+def token_weights(micro: MicroBatch, items: Sequence[Rendered], scale: float) -> torch.Tensor:
+    """What each supervised token of a micro-batch counts: ``scale`` times the weight of its item."""
+    weights = torch.tensor([scale * items[i].weight for i in micro.order], device=micro.rows.device)
+    return weights.repeat_interleave(torch.tensor(micro.counts, device=micro.rows.device))
 
 
 def encode(
