@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,7 @@ class Outcome:
     reason: str = ""
 
 
+Key = TypeVar("Key", int, tuple[int, int])
 Results = dict[tuple[int, int], Outcome]  # by number of the trial and of the rung
 
 
@@ -167,7 +168,7 @@ def survivors(
     return [trial for trial in ranked if trial not in why], why
 
 
-def ranking(level: Mapping[int, Outcome], objective: Objective) -> list[int]:
+def ranking(level: Mapping[Key, Outcome], objective: Objective) -> list[Key]:
     """Trials that have a value, the best first; of equal ones the first."""
     values = {trial: objective.gain(found.value) for trial, found in level.items() if found.value is not None}
     return sorted(values, key=lambda trial: (-values[trial], trial))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -36,9 +36,12 @@ from tunesmith.search.halving import (
     selection_optimism,
     successive_halving,
 )
-from tunesmith.search.space import Proposals, Space, configured, default_space, in_options, own_setting
+from tunesmith.search.space import Proposals, Space, configured, default_space, in_options, own_setting, size
 from tunesmith.search.trials import Trainer, forget
 from tunesmith.tasks import Task
+
+if TYPE_CHECKING:
+    from tunesmith.model.load import LanguageModel
 
 Json = dict[str, Any]
 FEWEST = 2  # trials that make a search: the project's own setting and another
@@ -154,12 +157,13 @@ class _Search:
         return training_seconds(self.facts, method, 1, batch, self.config.train.share_prefix) / self.facts.train
 
     def _wanted(self, results: Results) -> int:
-        """How many trials are begun in all, as far as is known now."""
+        """How many trials are begun in all, as far as is known now; never more than there are settings."""
+        wanted = self.budget.trials or TRIALS
         if self.budget.tokens is not None:
-            return most_trials(self.budget.tokens / self.facts.tokens_per_example, self.rungs)
+            wanted = most_trials(self.budget.tokens / self.facts.tokens_per_example, self.rungs)
         if self.budget.minutes is not None:
-            return max(1, most_trials(60 * self.budget.minutes / self._pace(results), self.rungs))
-        return self.budget.trials or TRIALS
+            wanted = max(1, most_trials(60 * self.budget.minutes / self._pace(results), self.rungs))
+        return min(wanted, size(self.space, self.own))
 
     def _require_same(self) -> None:
         """Refuse a folder whose trials were drawn from another space or judged by something else."""
@@ -184,9 +188,12 @@ class _Search:
         """What a trial is trained with: proposed once, then kept."""
         file = self._folder(trial) / "trial.json"
         if not file.is_file():
-            write_json(file, {"setting": self.own if trial == OWN else self.proposals.propose(trial)})
+            write_json(file, {"setting": self.own if trial == OWN else self._propose(trial)})
         setting: Json = read_json(file)["setting"]
         return setting
+
+    def _propose(self, trial: int) -> Json:
+        return self.proposals.propose(trial, [self._setting(before) for before in range(trial)])
 
     def _measure(self, trial: int, rung: int) -> Outcome | None:
         """Train a trial as far as a rung, unless it was, or no time is left."""
@@ -220,12 +227,12 @@ class _Search:
         try:
             reached = self.trainer.reach(changed, self._folder(trial), name, self.rungs, rung)
             told = {
-                "steps": reached.steps, "best_step": reached.best_step, "stem_tokens": reached.stem_tokens,
-                "epochs": reached.epochs, "warmup_ratio": reached.warmup_ratio,
+                "steps": reached.steps, "epochs": reached.epochs, "warmup_ratio": reached.warmup_ratio,
+                "stem_tokens": reached.stem_tokens,
             }  # fmt: skip
             items = reached.losses
             if self.objective.name != LOSS:
-                answers = self._answers("validation", trial, rung, changed, reached.best_step)
+                answers = self._answers(("validation",), trial, rung, reached.model)["validation"]
                 items, _ = metric_values(answers, self.objective.name)
             value = float(self.objective.of(items, np.ones((1, len(items))))[0])
             if not math.isfinite(value):
@@ -240,18 +247,21 @@ class _Search:
         })  # fmt: skip
         return outcome
 
-    def _answers(self, part: str, trial: int, rung: int, config: Config, best_step: int) -> list[Prediction]:
-        """A trial's answers at a rung to the validation or test examples, given once."""
-        file = self._folder(trial) / f"rung-{rung}-{part}.parquet"
-        if not file.is_file():
-            name = f"trial {trial + 1}, {part}"
-            folder = self._folder(trial)
-            if not self.trainer.has(folder, self.rungs[rung], best_step):  # an earlier search was over with it
-                self.trainer.reach(config, folder, name, self.rungs, rung)
-            lm = self.trainer.load(config, folder, self.rungs[rung], best_step)
+    def _answers(
+        self, parts: Sequence[str], trial: int, rung: int, lm: LanguageModel | None = None
+    ) -> dict[str, list[Prediction]]:
+        """A trial's answers at a rung to validation or test examples, given once, by its model if that is at hand."""
+        folder = self._folder(trial)
+        files, name = {part: folder / f"rung-{rung}-{part}.parquet" for part in parts}, f"trial {trial + 1}"
+        for part, file in files.items():
+            if file.is_file():
+                continue
+            if lm is None:
+                changed = configured(self.config, self._setting(trial))
+                lm = self.trainer.reach(changed, folder, name, self.rungs, rung).model
             examples = read_examples(self.run.split("test")) if part == "test" else self.trainer.validation
-            write_predictions(file, self.trainer.predict(lm, examples, name))
-        return read_predictions(file)
+            write_predictions(file, self.trainer.predict(lm, examples, f"{name}, {part}"))
+        return {part: read_predictions(file) for part, file in files.items()}
 
     # ── the whole ────────────────────────────────────────────────────────────────────────────────────────
     def search(self, command: str) -> Json:
@@ -311,7 +321,7 @@ class _Search:
         return {
             "trial": trial, "setting": self._setting(trial), "values": values, "best_rung": best,
             "value": values[best] if best is not None else None,
-            **{key: told.get(key) for key in ("steps", "best_step", "epochs", "warmup_ratio")},
+            **{key: told.get(key) for key in ("steps", "epochs", "warmup_ratio")},
             "tokens": sum(found.tokens for found in rungs), "seconds": round(sum(f.seconds for f in rungs), 1),
             "stopped": stopped, "reason": next((found.reason for found in rungs if found.reason), ""),
         }  # fmt: skip
@@ -322,17 +332,14 @@ class _Search:
         rows = {"chosen": chosen} | ({"own": own} if own is not None and own is not chosen else {})
         if any(not (self._folder(r["trial"]) / f"rung-{r['best_rung']}-test.parquet").is_file() for r in rows.values()):
             self.run.count_test_look(", ".join(f"trial {row['trial'] + 1}" for row in rows.values()))
-        answers = {
-            (name, part): self._answers(
-                part, row["trial"], row["best_rung"], configured(self.config, row["setting"]), row["best_step"]
-            )
-            for name, row in rows.items() for part in ("validation", "test")
-        }  # fmt: skip
-        scores = {key: metric_interval(found, metric, rng) for key, found in answers.items()}
-        found: Json = {part: {n: scores[n, part].to_json() for n in rows} for part in ("validation", "test")}
-        found["optimism"] = optimism(scores["chosen", "validation"], scores["chosen", "test"], metric)
+        answers = {n: self._answers(("validation", "test"), row["trial"], row["best_rung"]) for n, row in rows.items()}
+        scores = {
+            n: {p: metric_interval(told, metric, rng) for p, told in found.items()} for n, found in answers.items()
+        }
+        found: Json = {part: {n: scores[n][part].to_json() for n in rows} for part in ("validation", "test")}
+        found["optimism"] = optimism(scores["chosen"]["validation"], scores["chosen"]["test"], metric)
         if "own" in rows:
-            gained = compare(answers["chosen", "test"], answers["own", "test"], metric, rng)
+            gained = compare(answers["chosen"]["test"], answers["own"]["test"], metric, rng)
             found["gained"] = {key: getattr(gained, key) for key in ("difference", "low", "high", "p_value", "n")}
         return found
 

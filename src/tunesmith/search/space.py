@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import math
-from collections.abc import Mapping
+import random
+import sys
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +27,7 @@ RATE = "train.learning_rate"
 TRAIN = ("learning_rate", "global_batch_size", "warmup_ratio", "weight_decay", "max_grad_norm")
 OCTAVES = 2  # up and down from the rule's learning rate, which is rarely further off (Schulman 2025)
 RANKS, BATCHES, WARMUP = (8, 16, 32, 64), (8, 16, 32), {"low": 0.01, "high": 0.1, "log": True}
+DRAWS = 5  # times that another setting is asked for where the one proposed was tried
 DRAWN_FIRST = 6  # trials drawn at random before TPE models what was seen
 
 
@@ -133,6 +138,14 @@ def own_setting(config: Config, loop: Mapping[str, Any], space: Space) -> Json:
     return {key: loop[name] if group == "train" else getattr(method, name) for key, (group, name) in places.items()}
 
 
+def size(space: Space, own: Mapping[str, Any]) -> int:
+    """How many settings there are, the project's own among them; beyond counting where one has a range."""
+    if any(isinstance(axis, dict) for axis in space.values()):
+        return sys.maxsize
+    inside = all(own[key] in axis for key, axis in space.items())
+    return math.prod(len(axis) for axis in space.values()) + (not inside)
+
+
 def in_options(config: Config, setting: Mapping[str, Any]) -> list[str]:
     """A setting as options of the command line, beside what the project file says."""
     method = configured(config, setting).method[0]
@@ -173,7 +186,7 @@ class Proposals:
     """
 
     def __init__(self, storage: str | None, space: Space, higher_is_better: bool, seed: int) -> None:
-        self.optuna, self.seed = import_optuna(), seed
+        self.optuna, self.space, self.seed = import_optuna(), space, seed
         self.distributions = {key: self._distribution(axis) for key, axis in space.items()}
         self.study: optuna.Study = self.optuna.create_study(
             storage=storage, study_name="hyperparameters", load_if_exists=True,
@@ -188,13 +201,24 @@ class Proposals:
         kind = kinds.IntDistribution if whole else kinds.FloatDistribution
         return kind(axis["low"], axis["high"], log=axis.get("log", False))
 
-    def propose(self, number: int) -> Json:
-        """The setting of trial ``number``; what Optuna has asked for before is known by what was told of it alone."""
+    def propose(self, number: int, taken: Sequence[Json] = ()) -> Json:
+        """The setting of trial ``number``, none of those ``taken`` if it can be helped."""
+        for attempt in range(DRAWS):
+            proposed = self._ask(f"{self.seed}/{number}/{attempt}")
+            if proposed not in taken:
+                return proposed
+        if all(isinstance(axis, list) for axis in self.space.values()):
+            whole = [dict(zip(self.space, values, strict=True)) for values in itertools.product(*self.space.values())]
+            left = [setting for setting in whole if setting not in taken]
+            return random.Random(f"{self.seed}/{number}").choice(left or whole)
+        return proposed
+
+    def _ask(self, name: str) -> Json:
         states = self.optuna.trial.TrialState
         for asked in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
             self.study.tell(asked.number, state=states.FAIL)
         self.study.sampler = self.optuna.samplers.TPESampler(
-            n_startup_trials=DRAWN_FIRST, seed=int.from_bytes(f"{self.seed}/{number}".encode()) % 2**32
+            n_startup_trials=DRAWN_FIRST, seed=zlib.crc32(name.encode())
         )
         proposed: Json = self.study.ask(self.distributions).params
         return proposed

@@ -41,23 +41,23 @@ WATCHED = 500  # validation examples that trials are compared on, at most
 
 
 class Reached(NamedTuple):
-    """A trial at a rung: the best step's loss and units of each validation example, shape (n, 2), and what it took.
+    """A trial at the end of a rung: loss and units of each validation example, shape (n, 2), and what it took.
 
     ``tokens`` are all that were read from the start, ``stem_tokens`` those of the stem alone; ``steps`` the
     length, ``epochs`` the same in passes over the training examples.
     """
 
+    model: LanguageModel
     losses: NDArray[np.float64]
     tokens: int
     stem_tokens: int
     steps: int
     epochs: float
-    best_step: int
     warmup_ratio: float
 
 
 class Trainer:
-    """Trains trials of one project. Models are read anew for each, examples are encoded once."""
+    """Trains trials of one project. Models are read anew for each; ``items`` are encoded once, train and validation."""
 
     def __init__(self, config: Config, run: Run, task: Task, plan: Mapping[str, Any], listener: Listener) -> None:
         method = config.method[0]
@@ -70,7 +70,7 @@ class Trainer:
         self.model = config.model or DEFAULT_MODEL
         self.train, self.validation = (read_examples(run.split(part)) for part in ("train", "validation"))
         self.validation = self.validation[:WATCHED]
-        self._encoded: tuple[list[Any], list[Any]] | None = None
+        self.items: tuple[list[Any], list[Any]] | None = None
 
     def reach(self, config: Config, folder: Path, name: str, rungs: Sequence[float], rung: int) -> Reached:
         """Train a trial as far as a rung; what stands in its folder is gone on from.
@@ -85,13 +85,16 @@ class Trainer:
         Raises:
             TrainingError: If it diverged.
         """
-        from tunesmith.train.events import read_metrics
+        import torch
+
+        from tunesmith.train.checkpoint import load_weights
+        from tunesmith.train.loop import losses_and_units
         from tunesmith.train.loop import train as run_loop
         from tunesmith.train.objectives import OBJECTIVES
 
         lm, attached, objective, learned, followed = self._ready(config)
         said = config.train.model_dump(include=set(TRAIN), exclude_none=True)
-        loop = {**self.plan["loop"][config.method[0].kind], **said}
+        loop = {**self.plan["loop"][config.method[0].kind], **said, "seed": config.seed}
         batch = loop["global_batch_size"]
         order = OBJECTIVES[lm.interface].order
         ordered = order(learned) if order is not None else None
@@ -101,8 +104,8 @@ class Trainer:
 
         def go(where: Path, length: int, schedule: str) -> Any:
             settings = _loop_settings(loop, length / per_epoch, schedule, warmup / length)
-            return run_loop(
-                attached.model, attached.trainable, objective, learned, followed, settings, where,
+            return run_loop(  # one validation example, as the loop wants one: all are measured at the rung's end
+                attached.model, attached.trainable, objective, learned, followed[:1], settings, where,
                 paces=attached.paces, order=ordered,
                 listener=lambda e: self.listener(f"{name}: training", e["step"], steps, e),
             )  # fmt: skip
@@ -112,23 +115,9 @@ class Trainer:
             before = go(stem, stem_steps, "constant").tokens
             _branch_off(stem, branch)
         result = go(branch, steps, "constant_decay")
-        lines = read_metrics(branch / "validations.jsonl")
-        best = next(line for line in reversed(lines) if line["step"] == result.best_step)
-        losses = np.array([best["losses"], [item.units for item in followed]], dtype=np.float64).T
-        return Reached(losses, result.tokens, before, steps, steps / per_epoch, result.best_step, warmup / steps)
-
-    def load(self, config: Config, folder: Path, examples: float, best_step: int) -> LanguageModel:
-        """The model that a trial had at a rung, with the weights of its best step."""
-        from tunesmith.train.checkpoint import load_weights
-
-        lm, attached, *_ = self._ready(config)
-        load_weights(_checkpoint(folder, examples, best_step), attached.trainable)
-        lm.model.eval()
-        return lm
-
-    def has(self, folder: Path, examples: float, best_step: int) -> bool:
-        """Whether those weights are still there."""
-        return _checkpoint(folder, examples, best_step).is_dir()
+        load_weights(branch / "checkpoints" / f"step-{steps:06d}", attached.trainable)
+        losses = torch.stack(losses_and_units(lm.model, objective, followed), dim=1).numpy()
+        return Reached(lm, losses, result.tokens, before, steps, steps / per_epoch, warmup / steps)
 
     def predict(self, lm: LanguageModel, examples: Any, name: str) -> list[Prediction]:
         """What a trained model says of examples."""
@@ -156,23 +145,23 @@ class Trainer:
         kind = one_interface(parts, architecture(resolve_model(self.model)), method.kind)
         torch.manual_seed(config.seed)
         lm = load_model(self.model, kind, getattr(self.task, "outputs", 0), how.four_bit)
-        if self._encoded is None:
+        if self.items is None:
             encoding = EncodeSettings(self.plan["max_length"], config.train.train_on, config.data.overlong)
             encode = OBJECTIVES[kind].encode
             learned, followed = (
                 encode(self.task, lm.tokenizer, part, encoding)[0] for part in (self.train, self.validation)
             )
-            self._encoded = learned, followed
+            self.items = learned, followed
         torch.manual_seed(config.seed)
         attached = how.attach(lm.model, method)
         lm.model = attached.model
         objective = OBJECTIVES[kind].build(lm, config.train.micro_batch_tokens, config.train.share_prefix)
-        learned, followed = self._encoded
+        learned, followed = self.items
         if (prepare := OBJECTIVES[kind].prepare) is not None:
             by_part = prepare(lm.model, {"": learned}, {"": followed}, config.train.micro_batch_tokens, how.start)
             learned, followed = by_part[0][""], by_part[1][""]
             if how.start == "cached":  # features of a backbone that no trial moves
-                self._encoded = learned, followed
+                self.items = learned, followed
         return lm, attached, objective, learned, followed
 
 
@@ -183,10 +172,6 @@ def _stem(steps: int) -> int:
 
 def _branch(folder: Path, examples: float) -> Path:
     return folder / f"seen-{round(examples)}"
-
-
-def _checkpoint(folder: Path, examples: float, step: int) -> Path:
-    return _branch(folder, examples) / "checkpoints" / f"step-{step:06d}"
 
 
 def _branch_off(stem: Path, branch: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tunesmith.config import Config, parse_config
 from tunesmith.errors import ConfigError, MissingExtraError, NotFoundError
-from tunesmith.search.space import Proposals, configured, default_space, in_options, own_setting, read_space
+from tunesmith.search.space import Proposals, configured, default_space, in_options, own_setting, read_space, size
 
 LOOP = {"learning_rate": 1e-3, "global_batch_size": 16, "warmup_ratio": 0.05, "weight_decay": 0.0}
 
@@ -114,6 +114,17 @@ def test_proposals_are_the_same_after_an_interruption(tmp_path: Path) -> None:
     share = study.importance()
     assert set(share) == set(SPACE) and sum(share.values()) == pytest.approx(1)
     assert share["train.learning_rate"] > share["method.rank"]
+
+
+def test_small_spaces_are_gone_through_without_repeating() -> None:
+    small = {"method.rank": [4, 8, 16], "method.dora": [True, False]}
+    own = {"method.rank": 5, "method.dora": True}
+    assert (size(small, own), size(small, own | {"method.rank": 4}), size(SPACE, own)) == (7, 6, sys.maxsize)
+    study, taken = Proposals(None, small, higher_is_better=True, seed=0), [own]
+    for number in range(1, 7):
+        taken.append(study.propose(number, taken))
+        study.tell(number, taken[-1], float(number))
+    assert len({str(setting) for setting in taken}) == 7
 
 
 def test_an_own_setting_outside_the_space_is_no_part_of_the_study() -> None:
