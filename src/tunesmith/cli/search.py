@@ -1,4 +1,4 @@
-"""``tunesmith search``: several trainings of one project beside each other, with the test split left sealed."""
+"""``tunesmith search``: several trainings of one project beside each other, compared on validation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,24 @@ import json
 import shlex
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+SHARED = (
+    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. seed=1."),
+    click.option("--json", "as_json", is_flag=True, help="Print search.json."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress."),
+)
+
+
+def shared(function: Callable[..., None]) -> Callable[..., None]:
+    """What every search is told."""
+    for option in reversed(SHARED):
+        function = option(function)
+    return function
 
 
 @click.group("search")
@@ -29,9 +43,7 @@ def command() -> None:
     help="Score, in the metric's unit, that a nat per token of general text is worth; default: 0.2 of its range.",
 )  # fmt: skip
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="After this time no variant is begun.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=1.")
-@click.option("--json", "as_json", is_flag=True, help="Print search.json.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@shared
 def forgetting(
     config_file: Path, out: Path | None, names: str | None, exchange: float | None, minutes: float | None,
     overrides: tuple[str, ...], as_json: bool, quiet: bool,
@@ -94,3 +106,73 @@ def _settings(row: dict[str, Any], report: dict[str, Any]) -> list[str]:
     kept = {key: value for key, value in row["remedies"].items() if key not in ("replayed", "held", "compared")}
     changes.append(f"remedies={json.dumps(kept)}")
     return [word for change in changes for word in ("--set", change)]
+
+
+@command.command("hyperparameters")
+@click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder; default runs/<name of the config>-hyperparameters."
+)
+@click.option(
+    "--space", "space_file", metavar="FILE", type=click.Path(path_type=Path),
+    help="YAML file of settings with their values; default: learning rate, batch, warm-up and rank round the rules'.",
+)  # fmt: skip
+@click.option("--objective", metavar="NAME", default="loss", show_default=True, help="loss, or a metric of the task.")
+@click.option("--trials", type=int, metavar="N", help="Settings to try; 18 unless a budget is given.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time it may take.")
+@click.option("--tokens", type=click.FloatRange(min=0, min_open=True), help="Tokens it may train.")
+@shared
+def hyperparameters(
+    config_file: Path, out: Path | None, space_file: Path | None, objective: str, trials: int | None,
+    minutes: float | None, tokens: float | None, overrides: tuple[str, ...], as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Find the learning rate, batch, rank and length for the project in CONFIG, by successive halving.
+
+    Settings are trained briefly and compared on validation; the better third goes on three times as long, and so on.
+    Then the test examples are looked at once. The same command on the same folder goes on.
+    """
+    from tunesmith.config import read_config
+
+    config = read_config(config_file, overrides)
+    folder = out or Path("runs") / f"{config_file.stem}-hyperparameters"
+    from tunesmith.cli.progress import progress
+    from tunesmith.report.hyperparameters import render_hyperparameters
+    from tunesmith.run import Run, write_atomic
+    from tunesmith.search.hyperparameters import Budget, search_hyperparameters
+    from tunesmith.search.space import import_optuna, read_space
+
+    import_optuna()
+    space = read_space(space_file, config) if space_file is not None else None
+    with progress(quiet) as listener:
+        report = search_hyperparameters(
+            config, folder, listener, shlex.join(["tunesmith", *sys.argv[1:]]), space=space, objective=objective,
+            budget=Budget(trials, minutes, tokens),
+        )  # fmt: skip
+    write_atomic(Run(folder).html_file, render_hyperparameters(report))
+    said = json.dumps(report, ensure_ascii=False, indent=2) if as_json else best_first(report, config_file, folder)
+    click.echo(said)
+
+
+def best_first(report: dict[str, Any], config_file: Path, folder: Path) -> str:
+    """A line for each trial, what the search bought, and what to type next."""
+    from tunesmith.report.hyperparameters import objective_words, optimism_in_words, reason, short, table
+
+    rows = table(report)
+    head = ["", *(short(key) for key in report["space"]), objective_words(report), "epochs", ""]
+    cells = [head] + [
+        [str(row["key"]), *row["settings"], row["best"], f"{row['epochs']:.2f}" if row["epochs"] else "–",
+         "← chosen" if row["chosen"] else "the project's own" if row["own"] else row["end"]]
+        for row in rows
+    ]  # fmt: skip
+    widths = [max(len(line[i]) for line in cells) for i in range(len(head) - 1)]
+    lines = [
+        "  ".join([*(cell.rjust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]).rstrip()
+        for line in cells
+    ]
+    for said in (reason(report), optimism_in_words(report)):
+        lines += ["", textwrap.fill(said, 100, break_on_hyphens=False, break_long_words=False)]
+    chosen = next(row for row in rows if row["chosen"])
+    lines += ["", "Next:", f"  tunesmith run {config_file} {shlex.join(report['options'])}"]
+    if chosen["own"]:
+        lines[-1] += "   # as the project has it, for as long"
+    return "\n".join([*lines, "", f"Report: {folder / 'report.html'}"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 WIDTH = 480
 FAR_OFF = 8.0  # times the middle one: a point so far off compresses its axis
@@ -113,6 +113,39 @@ def trade_off_chart(points: Sequence[Cross], front: Sequence[int], x_title: str,
         taken.append(at)
         parts.append(_text(at[0], at[1] + 4, str(p.key), f"label {'choice' if p.chosen else 'other'}", "middle"))
     return _svg(bottom + 44, f"{y_title} against {x_title}", parts)
+
+
+ThreadName = Literal["choice", "own", "whole", "short"]  # a short one was stopped before the end
+
+
+class Thread(NamedTuple):
+    """One line of parallel coordinates: where it crosses each axis, from 0 at the bottom to 1."""
+
+    label: str
+    places: tuple[float, ...]
+    name: ThreadName = "whole"
+
+
+def parallel_chart(axes: Sequence[tuple[str, Sequence[tuple[float, str]]]], threads: Sequence[Thread]) -> str:
+    """Parallel coordinates: an upright axis for each quantity, a line through them for each that was tried.
+
+    Args:
+        axes: At least two; a title, and what stands beside which places of the axis.
+        threads: At least one; each crosses every axis.
+    """
+    left, right, top, bottom = 40, WIDTH - 40, 34, 250
+    x = _scale(0, len(axes) - 1, left, right)
+    y = _scale(0, 1, bottom, top)
+    parts = []
+    for thread in sorted(threads, key=lambda t: ("short", "whole", "own", "choice").index(t.name)):
+        points = " ".join(f"{x(i):.1f},{y(place):.1f}" for i, place in enumerate(thread.places))
+        title = f"<title>{escape(thread.label)}</title>"
+        parts.append(f'<polyline class="thread {thread.name}" points="{points}">{title}</polyline>')
+    for i, (title, ticks) in enumerate(axes):
+        parts += [_line(x(i), top, x(i), bottom, "axis")]
+        parts += [_text(x(i) + 4, y(place) - 3, text, "tick", "start") for place, text in ticks]
+        parts.append(_text(x(i), top - 14 if i % 2 else bottom + 24, title, "tick", _anchor(x(i) - 12)))
+    return _svg(bottom + 34, "Settings of each trial, and what it was worth", parts)
 
 
 def candidates_chart(rows: Sequence[Whisker], title: str) -> str:

@@ -39,12 +39,15 @@ from tunesmith.train.optim import build_adamw, learning_rate_at, set_pace
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """Resolved settings of one training run; ``config.Train`` with nothing left to choose."""
+    """Resolved settings of one training run; ``config.Train`` with nothing left to choose.
+
+    Schedule ``constant`` is for a training that others go on from: it never decays.
+    """
 
     epochs: float
     learning_rate: float
     global_batch_size: int
-    schedule: Literal["cosine", "constant_decay"] = "cosine"
+    schedule: Literal["cosine", "constant_decay", "constant"] = "cosine"
     warmup_ratio: float = 0.05
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0

@@ -45,12 +45,14 @@ def set_pace(optimizer: torch.optim.Optimizer, rate: float, step: int, total: in
 
 
 def learning_rate_at(
-    step: int, total: int, peak: float, warmup_ratio: float, schedule: Literal["cosine", "constant_decay"]
+    step: int, total: int, peak: float, warmup_ratio: float, schedule: Literal["cosine", "constant_decay", "constant"]
 ) -> float:
     """Rate of step ``step`` (from 0) of ``total``: a linear rise to ``peak``, then the schedule's shape, never 0."""
     warmup = round(warmup_ratio * total)
     if step < warmup:
         return peak * (step + 1) / warmup
+    if schedule == "constant":
+        return peak
     left = total - warmup
     progress = (step - warmup) / max(1, left)
     if schedule == "cosine":

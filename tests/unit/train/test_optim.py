@@ -9,10 +9,10 @@ import torch
 from tunesmith.train.optim import build_adamw, learning_rate_at
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant_decay"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant_decay", "constant"])
 @pytest.mark.parametrize("total", [1, 2, 7, 100])
 def test_the_rate_rises_to_its_peak_and_is_never_zero(
-    schedule: Literal["cosine", "constant_decay"], total: int
+    schedule: Literal["cosine", "constant_decay", "constant"], total: int
 ) -> None:
     rates = [learning_rate_at(step, total, 2.0, 0.1, schedule) for step in range(total)]
     assert all(0 < rate <= 2.0 for rate in rates)
