@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
@@ -34,6 +33,7 @@ def preview(source: str, model: str | None, method: str | None, count: int, spli
 
     The test split is not shown: it is kept sealed.
     """
+    from tunesmith.data.check import settings_for
     from tunesmith.data.prepare import prepare_data
     from tunesmith.model.architecture import architecture
     from tunesmith.model.load import load_tokenizer
@@ -42,7 +42,7 @@ def preview(source: str, model: str | None, method: str | None, count: int, spli
     from tunesmith.tasks import build_task
     from tunesmith.train.objectives import OBJECTIVES, EncodeSettings
 
-    config = _config(source)
+    config = settings_for(source)
     name = model or config.model or DEFAULT_MODEL
     prepared = prepare_data(config.data, config.task.kind, config.seed, config.fairness.copied)
     task = build_task(config.task, prepared.labels, prepared.instruction)
@@ -84,24 +84,6 @@ def _method(config: Any, asked: str | None) -> str:
     if asked not in kinds:
         raise ConfigError(f"--method {asked}: not a method of this project ({', '.join(kinds)}). Name one of them.")
     return asked
-
-
-def _config(source: str) -> Any:
-    """A project file, or the settings that fit a plain data file."""
-    from itertools import islice
-
-    from tunesmith.config import parse_config, read_config
-    from tunesmith.data.read import BadRow, read_rows
-    from tunesmith.data.read.formats import REQUIRED
-    from tunesmith.sources import resolve_file
-
-    if source.endswith((".yaml", ".yml")):
-        return read_config(Path(source))
-    rows = [row for _, row in islice(read_rows(resolve_file(source)), 100) if not isinstance(row, BadRow)]
-    columns = {column for row in rows for column in row}
-    known = any(columns.issuperset(required) for required in REQUIRED.values())
-    kind = "generation" if known else "classification"
-    return parse_config({"task": kind, "data": {"train": source, "policy": "skip"}}, source)
 
 
 class Piece(NamedTuple):

@@ -13,10 +13,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from tunesmith.config import Data
-from tunesmith.records import Finding, Split
+from tunesmith.records import Finding
+
+if TYPE_CHECKING:
+    from tunesmith.data.checks.material import Material
 
 KEY_BITS, KEY_CHANGES = 3.8, 0.4  # entropy of a key's characters; how often two neighbours differ in kind
 NAMED = 20  # rows named in a finding
@@ -68,10 +70,22 @@ def mask(found: Found) -> str:
     return f"{found.kind} {found.value[0]}… ({len(found.value)} characters)"
 
 
-def check(split: Split, data: Data) -> list[Finding]:
-    """Personal information in the training examples, and keys apart (``secrets``); values are never shown whole."""
+def masked(text: str, replacement: Callable[[Found], str] = lambda found: f"[{found.kind}]") -> str:
+    """A text with what is personal replaced, by default by its kind.
+
+    Example:
+        >>> masked("Write to ana@example.org!")
+        'Write to [email]!'
+    """
+    for found in reversed(find_personal(text)):
+        text = text[: found.start] + replacement(found) + text[found.end :]
+    return text
+
+
+def check(material: Material) -> list[Finding]:
+    """Personal information in the examples, and keys apart (``secrets``); values are never shown whole."""
     rows: dict[str, list[tuple[str, Found]]] = {"personal_information": [], "secrets": []}
-    for example in split.train:
+    for example in material.examples:
         parts = [example.text] if example.text is not None else [m.content for m in example.messages]
         for found in (found for part in parts for found in find_personal(part)):
             rows["secrets" if found.kind == "key" else "personal_information"].append((example.source, found))
@@ -89,10 +103,10 @@ def _finding(name: str, found: list[tuple[str, Found]]) -> Iterator[Finding]:
         name,
         "warning" if name == "secrets" else "info",
         len(sources),
-        f"{len(sources):,} training examples hold what looks like {named}.",
+        f"{len(sources):,} examples hold what looks like {named}.",
         rows=tuple(sorted(int(line) for line in lines if line.isdecimal())),
         examples=tuple(f"{source}: {mask(one)}" for source, one in found[:NAMED]),
-        fix="Leave those rows out, or replace the values by made-up ones of the same form.",
+        fix=f"tunesmith data clean DATA -o NEW --fix {name} masks them; --pseudonyms makes others up.",
     )
 
 

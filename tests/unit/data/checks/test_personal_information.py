@@ -7,6 +7,8 @@ import time
 import pytest
 
 from tunesmith.config import Data
+from tunesmith.data.checks.duplicates import find_duplicates
+from tunesmith.data.checks.material import Material
 from tunesmith.data.checks.personal_information import bare, check, entropy, find_personal, is_card, is_iban, mask
 from tunesmith.records import Example, Message, Split
 
@@ -82,7 +84,9 @@ def test_findings_count_rows_and_never_show_a_value() -> None:
         Example("b.jsonl:7", (Message("user", "hi"), Message("assistant", "use q8Zr2LmX0vKc7TnB4wYdJ1sG"))),
         Example("a.csv:3", text="nothing", label="x"),
     )
-    personal, secrets = check(Split(train, (), ()), Data(train="a.csv"))
+    personal, secrets = check(
+        Material(Data(train="a.csv"), "classification", train, Split(train, (), ()), find_duplicates(train))
+    )
     assert (personal.check, personal.count, personal.rows) == ("personal_information", 1, (2,))
     assert "2 e-mail addresses" in personal.message
     assert (secrets.check, secrets.severity, secrets.rows) == ("secrets", "warning", (7,))
