@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
@@ -68,6 +69,57 @@ def preview(source: str, model: str | None, method: str | None, count: int, spli
         over = f", over the limit of {limit:,}" if longest_reading(item) > limit else ""
         click.echo(f"── {example.source} · {_counts(item)}{over}")
         click.echo("".join(_marked(piece, colour) for piece in pieces))
+
+
+@command.command("clean")
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The new file.")
+@click.option(
+    "--fix", "fixes", multiple=True, metavar="CHECK", help="A check whose findings are mended; several times."
+)
+@click.option("--test", metavar="FILE", help="Held-out examples: rows that stand there go (split_leakage).")
+@click.option("--pseudonyms", is_flag=True, help="Made-up values in place of personal ones, instead of masks.")
+@click.option("--review", type=click.Path(path_type=Path), help="JSON Lines of what you decided of single rows.")
+@click.option("--replay", type=click.Path(path_type=Path), metavar="LOG", help="Make a log's changes again, to FILE.")
+@click.option(
+    "--undo", type=click.Path(path_type=Path), metavar="LOG", help="Undo a log's changes to the cleaned FILE."
+)
+def clean_command(
+    source: Path,
+    out: Path,
+    fixes: tuple[str, ...],
+    test: str | None,
+    pseudonyms: bool,
+    review: Path | None,
+    replay: Path | None,
+    undo: Path | None,
+) -> None:
+    """Write a JSON Lines file without what is wrong with it, and a log of every change; FILE itself stays as it is.
+
+    Left alone, it drops exact duplicates, rows that say nothing and (with --test) rows of the test set, and undoes
+    broken characters. --fix names others: near_duplicates, personal_information, secrets. Nothing goes because it looks
+    suspicious: write what you decide of such rows into a file for --review, as {"row": 12, "label": "new"} or
+    {"row": 12, "drop": true}.
+
+    The log, OUT.changes.jsonl, holds the lines as they were; with it, --undo gives FILE back byte for byte.
+    """
+    from tunesmith.data.clean import FIXES, USUAL, clean
+    from tunesmith.data.clean import replay as apply_log
+
+    unknown = [name for name in fixes if name not in FIXES]
+    if unknown:
+        raise click.UsageError(f"--fix {unknown[0]}: cannot be mended without you. Known are {', '.join(FIXES)}.")
+    log = replay or undo
+    if log is not None:
+        if fixes or test or pseudonyms or review or (replay and undo):
+            raise click.UsageError("--replay and --undo: each alone, with FILE and -o.")
+        apply_log(log, source, out, undo is not None)
+        click.echo(f"{out}: {'restored' if undo else 'cleaned'}, as the log says.")
+        return
+    told = clean(source, out, fixes or USUAL, test, pseudonyms, review)
+    by_check = ", ".join(f"{name} {n:,}" for name, n in told["by_check"].items()) or "nothing to mend"
+    click.echo(f"{out}: {told['rows']:,} rows, {told['dropped']:,} left out, {told['edited']:,} changed ({by_check}).")
+    click.echo(f"Every change stands in {told['log']}, with the lines as they were.")
 
 
 def _method(config: Any, asked: str | None) -> str:
