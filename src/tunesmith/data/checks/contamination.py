@@ -55,6 +55,8 @@ def check(material: Material) -> list[Finding]:
     is_table = any(e.columns for e in split.train)
     findings = []
     for part, examples in (("validation", split.validation), ("test", split.test)):
+        if not examples:
+            continue
         held_out = [Text(e.source, asked(e)) for e in examples]
         found = find_leaks(split.train, held_out, f"{part} examples", near=not is_table)
         if data.contamination == "meaning" and not is_table:

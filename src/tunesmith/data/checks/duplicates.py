@@ -32,7 +32,7 @@ COURTESY = re.compile(  # words that say nothing
 )
 MISSPELLED = 0.1  # share of a text's words, at least one, that may be misspelled
 TEMPLATE_SHARE, TEMPLATE_LEAST = 0.05, 50  # a larger cluster of near copies shares a template, and is no cluster
-BLOCK_CHARACTERS = 2_000_000
+BLOCK_CHARACTERS = 500_000
 
 
 def find_duplicates(examples: Sequence[Example]) -> Copies:

@@ -42,25 +42,24 @@ def unlikely(texts: Sequence[str]) -> np.ndarray:
     """
     if len(texts) < LEAST_TEXTS:
         return np.zeros(len(texts))
-    runs = [_runs(text) for text in texts]
     three: Counter[str] = Counter()
-    for every in runs:
-        three.update(every)
+    for text in texts:
+        three.update(_runs(text))
     two: Counter[str] = Counter()
     for run, n in three.items():
         two[run[:2]] += n
     letters = max(2, len({run[2] for run in three}))
     means, sizes = np.zeros(len(texts)), np.zeros(len(texts))
-    for i, own_runs in enumerate(runs):
-        own = Counter(own_runs)
+    for i, text in enumerate(texts):
+        own = Counter(_runs(text))  # a second time, rather than all of them in memory
         starts: Counter[str] = Counter()
         for run, n in own.items():
             starts[run[:2]] += n
-        sizes[i] = len(own_runs)
+        sizes[i] = own.total()
         means[i] = sum(
             -n * math.log((three[run] - n + 0.1) / (two[run[:2]] - starts[run[:2]] + 0.1 * letters))
             for run, n in own.items()
-        ) / max(1, len(own_runs))  # fmt: skip
+        ) / max(1, own.total())  # fmt: skip
     usual = float(np.median(means[sizes > 0])) if (sizes > 0).any() else 0.0
     shrunk = (means * sizes + usual * PRIOR) / (sizes + PRIOR)
     spread = 1.4826 * float(np.median(np.abs(shrunk - usual)))
