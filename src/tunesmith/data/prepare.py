@@ -81,7 +81,7 @@ def prepare_data(
         stratify=stratify,
         task_kind=task_kind,
         text_key=neutral_key(swapped) if swapped else same_text_key,
-        copies=[(a, b) for a, b, _ in (*copies.respelled, *copies.similar)],
+        copies=[(a, b) for a, b, _ in copies.respelled],
     )
     if data.train_limit is not None:
         kept = limit_train(split.train, data.train_limit, stratify, task_kind)

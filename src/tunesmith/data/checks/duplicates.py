@@ -31,7 +31,7 @@ COURTESY = re.compile(  # words that say nothing
     "please|pls|kindly|thanks|hi|hey|hello|bitte|danke|hallo|merci|bonjour|gracias|hola|grazie|ciao|obrigado|olá"
 )
 MISSPELLED = 0.1  # share of a text's words, at least one, that may be misspelled
-TEMPLATE_SHARE, TEMPLATE_LEAST = 0.05, 50  # a larger cluster of near copies shares a template, and is no cluster
+TEMPLATE_SHARE, TEMPLATE_LEAST = 0.05, 10  # a larger cluster of near copies shares a template, and is no cluster
 BLOCK_CHARACTERS = 500_000
 
 
@@ -218,7 +218,7 @@ def _near(material: Material) -> list[Finding]:
     )  # fmt: skip
     found += finding(
         "similar_texts", "info", similar,
-        f"{len(similar):,} rows share most of their text with an earlier one; {together}.{template}",
+        f"{len(similar):,} rows share most of their text with an earlier one.{template}",
         "Nothing, unless many differ in nothing that matters: the rows are then fewer than they seem.",
         pairs=similar_pairs,
     )  # fmt: skip

@@ -117,7 +117,7 @@ def test_each_kind_of_copy_has_its_finding_and_its_rows() -> None:
     assert "94.4 %" in found["conflicting_labels"].message  # one of 18 rows must be wrong
 
 
-def test_a_word_more_is_no_duplicate_and_stays_in_the_split() -> None:
+def test_a_number_that_differs_makes_no_duplicate() -> None:
     rows = labelled(
         ("reserve a table for 4 at red robin", "a"), ("reserve a table for 5 at red robin", "a"), ("x y", "b")
     )
