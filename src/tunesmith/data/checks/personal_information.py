@@ -1,8 +1,9 @@
 """Personal information and secrets in the training data: what a model that learns it may write to anybody.
 
 Looked for by form, with checksums where there are some: e-mail addresses, telephone numbers, IBANs, card numbers,
-public IP addresses, and keys (by known beginnings, or by how random they are). Names and addresses of people have no
-form and are not looked for. What to do: leave out the rows, or replace the values by made-up ones of the same form.
+public IP addresses, some national identity numbers, and keys (by known beginnings, or by how random they are). Names
+and addresses of people have no form and are not looked for. What to do: leave out the rows, or replace the values by
+made-up ones of the same form.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ KEY_BITS, KEY_CHANGES = 3.8, 0.4  # entropy of a key's characters; how often two
 NAMED = 20  # rows named in a finding
 WORDS = {
     "email": "e-mail addresses", "iban": "IBANs", "card": "card numbers", "phone": "telephone numbers",
-    "ip": "IP addresses", "key": "keys",
+    "ip": "IP addresses", "key": "keys", "id": "national identity numbers",
 }  # fmt: skip
 
 
@@ -125,6 +126,21 @@ def is_card(value: str) -> bool:
     return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and sum(doubled) % 10 == 0
 
 
+def is_identity(value: str) -> bool:
+    """Whether a number's check digits are right: Spain's DNI and NIE, Brazil's CPF, France's NIR; the US's has none."""
+    plain = re.sub(r"[\s.-]", "", value).upper()
+    if re.fullmatch(r"[XYZ\d]\d{7}[A-Z]", plain):  # DNI, NIE
+        number = int(plain[:-1].translate(str.maketrans("XYZ", "012")))
+        return plain[-1] == "TRWAGMYFPDXBNJZSQVHLCKE"[number % 23]
+    digits = [int(c) for c in plain]
+    if len(digits) == 11:  # CPF: two check digits, remainders by 11
+        sums = [sum(d * w for d, w in zip(digits, range(n + 1, 1, -1), strict=False)) * 10 % 11 % 10 for n in (9, 10)]
+        return len(set(digits)) > 1 and digits[9:] == sums
+    if len(digits) == 15:  # NIR
+        return int(plain[13:]) == 97 - int(plain[:13]) % 97
+    return plain[:3] not in ("000", "666") and plain[0] != "9" and plain[3:5] != "00" and plain[5:] != "0000"
+
+
 def is_phone(value: str) -> bool:
     return 8 <= sum(c.isdecimal() for c in value) <= 15
 
@@ -163,6 +179,10 @@ DETECTORS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
     ("card", re.compile(
         r"(?<![\w.-])(?:\d{13,19}|\d{4}(?:[ -]\d{4}){3}(?:[ -]\d{1,3})?|\d{4}[ -]\d{6}[ -]\d{5})(?![\w-])"
     ), is_card),
+    ("id", re.compile(
+        r"(?<![\w.,+-])(?:\d{3}-\d{2}-\d{4}|(?:\d{8}|[XYZ]-?\d{7})-?[A-Z]|\d{3}\.\d{3}\.\d{3}-\d{2}"
+        r"|[12] ?\d{2} ?(?:0[1-9]|1[0-2]) ?\d{2} ?\d{3} ?\d{3} ?\d{2})(?![\w-])"
+    ), is_identity),
     ("key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|(?<![\w/.-])[A-Za-z0-9_.-]{20,}"), is_key),
     ("ip", re.compile(
         r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4})(?![\w:]|\.\d)"
