@@ -7,7 +7,8 @@ test set. Its list of defects is read for scoring only; thresholds were chosen o
 with defects of our own (misspelled, shortened and cut texts, flipped labels), but that courtesy words ("please")
 are passed over in near duplicates since the first scoring. A defect counts as found if its row, or
 the other row of its pair, is in the finding of that name; precision is that of the finding's rows. Of near duplicates,
-truncated and garbled texts the data has some of its own that nobody listed, so that their precision is a lower bound.
+conflicts, truncated and garbled texts the data has some of its own that nobody listed ("next payday" and "next payday
+please"), so that precision by that list is a lower bound.
 
 Then the accuracy on the clean test set of what the embedding candidate fits: on the noisy file, on what `tunesmith data
 clean` makes of it, on that with the 240 most suspect labels reviewed (the true label stands in for the reviewer), and
