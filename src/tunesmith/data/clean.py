@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data.check import check
+from tunesmith.data.check import settings_for
 from tunesmith.data.checks.encoding import repair
 from tunesmith.data.checks.personal_information import Found, bare, masked
+from tunesmith.data.prepare import prepare_data, prepare_file
 from tunesmith.errors import DataError
 
 DROPPED = ("exact_duplicates", "near_duplicates", "empty_text", "split_leakage")  # their rows go
@@ -61,9 +62,12 @@ def clean(
         if path.exists():
             raise DataError(f"{path}: is there already. Name another file with -o.")
     rows: dict[str, set[int]] = {}
-    for finding in check(str(source), test)["findings"]:
-        if finding["check"] in fixes:
-            rows.setdefault(finding["check"], set()).update(finding["rows"])
+    config = settings_for(str(source), test)
+    kind = config.task.kind
+    prepared = prepare_data(config.data, kind, config.seed) if test else prepare_file(config.data, kind)
+    for finding in prepared.findings:
+        if finding.check in fixes:
+            rows.setdefault(finding.check, set()).update(finding.rows)
     decided = _decisions(review) if review is not None else {}
     lines = source.read_bytes().splitlines(keepends=True)
     beyond = sorted(number for number in decided if not 1 <= number <= len(lines))
