@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tunesmith.config import parse_config as parse_config
     from tunesmith.config import read_any_config as read_any_config
     from tunesmith.config import read_config as read_config
+    from tunesmith.data.check import check as check
     from tunesmith.errors import TunesmithError as TunesmithError
     from tunesmith.judge import compare as compare
     from tunesmith.judge import evaluate as evaluate
@@ -33,14 +34,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Config": "config", "Example": "records", "Message": "records", "Mixture": "config", "Prediction": "records",
-    "Run": "run", "Stages": "config", "TunesmithError": "errors", "compare": "judge", "evaluate": "judge",
+    "Run": "run", "Stages": "config", "TunesmithError": "errors", "check": "data.check",
+    "compare": "judge", "evaluate": "judge",
     "load_model": "model.load", "parse_config": "config", "plan": "schedules", "read_any_config": "config",
     "read_config": "config", "recheck": "judge", "run": "schedules", "train": "workflow",
 }  # fmt: skip
 
 __all__ = [
-    "Config", "Example", "Message", "Mixture", "Prediction", "Run", "Stages", "TunesmithError", "compare", "evaluate",
-    "load_model", "parse_config", "plan", "read_any_config", "read_config", "recheck", "run", "train",
+    "Config", "Example", "Message", "Mixture", "Prediction", "Run", "Stages", "TunesmithError", "check", "compare",
+    "evaluate", "load_model", "parse_config", "plan", "read_any_config", "read_config", "recheck", "run", "train",
 ]  # fmt: skip
 
 

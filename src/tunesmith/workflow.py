@@ -21,6 +21,7 @@ from tunesmith.candidates import FAMILIES, Candidate, Context, Fit
 from tunesmith.candidates.candidate import Listener, model_id
 from tunesmith.candidates.follow import require_metric
 from tunesmith.config import FINE_TUNED, FORMAT_VERSION, AnyConfig, Config, Remedies, parse_any_config
+from tunesmith.data.checks import GATES, gate
 from tunesmith.data.prepare import prepare_data
 from tunesmith.data.split import labels_of
 from tunesmith.errors import ConfigError, RunError, TunesmithError
@@ -175,7 +176,9 @@ def prepare(config: Config, directory: Run, listener: Listener) -> Task:
                 raise RunError(f"{directory.split(part)}: not the split of this run. Start again in a new folder.")
         return build_task(config.task, data["task_labels"], data["instruction"])
     listener("data: reading", 0, 0, {})
-    prepared = prepare_data(config.data, config.task.kind, config.seed, config.fairness.copied)
+    prepared = prepare_data(config.data, config.task.kind, config.seed, config.fairness.copied, listener)
+    found = gate(prepared.findings)
+    listener(f"data: {GATES[found]}", 0, 0, {})
     task = build_task(config.task, prepared.labels, prepared.instruction)
     parts = _parts(prepared.split)
     for name, examples in parts.items():
@@ -192,7 +195,7 @@ def prepare(config: Config, directory: Run, listener: Listener) -> Task:
         "rows": sum(f.rows for f in prepared.files.values()),
         "accepted": sum(len(f.examples) for f in prepared.files.values()),
         "rejected": sum(len(f.bad) for f in prepared.files.values()),
-        "findings": [finding.to_json() for finding in prepared.findings],
+        "gate": found, "findings": [finding.to_json() for finding in prepared.findings],
         "splits": {name: {"count": len(ex), "sha256": _digest(ex)} for name, ex in parts.items()},
         "labels": counts or None, "task_labels": list(prepared.labels), "instruction": prepared.instruction,
     })  # fmt: skip

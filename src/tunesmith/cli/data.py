@@ -34,6 +34,7 @@ def preview(source: str, model: str | None, method: str | None, count: int, spli
 
     The test split is not shown: it is kept sealed.
     """
+    from tunesmith.data.check import settings_for
     from tunesmith.data.prepare import prepare_data
     from tunesmith.model.architecture import architecture
     from tunesmith.model.load import load_tokenizer
@@ -42,7 +43,7 @@ def preview(source: str, model: str | None, method: str | None, count: int, spli
     from tunesmith.tasks import build_task
     from tunesmith.train.objectives import OBJECTIVES, EncodeSettings
 
-    config = _config(source)
+    config = settings_for(source)
     name = model or config.model or DEFAULT_MODEL
     prepared = prepare_data(config.data, config.task.kind, config.seed, config.fairness.copied)
     task = build_task(config.task, prepared.labels, prepared.instruction)
@@ -70,6 +71,57 @@ def preview(source: str, model: str | None, method: str | None, count: int, spli
         click.echo("".join(_marked(piece, colour) for piece in pieces))
 
 
+@command.command("clean")
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The new file.")
+@click.option(
+    "--fix", "fixes", multiple=True, metavar="CHECK", help="A check whose findings are mended; several times."
+)
+@click.option("--test", metavar="FILE", help="Held-out examples: rows that stand there go (split_leakage).")
+@click.option("--pseudonyms", is_flag=True, help="Made-up values in place of personal ones, instead of masks.")
+@click.option("--review", type=click.Path(path_type=Path), help="JSON Lines of what you decided of single rows.")
+@click.option("--replay", type=click.Path(path_type=Path), metavar="LOG", help="Make a log's changes again, to FILE.")
+@click.option(
+    "--undo", type=click.Path(path_type=Path), metavar="LOG", help="Undo a log's changes to the cleaned FILE."
+)
+def clean_command(
+    source: Path,
+    out: Path,
+    fixes: tuple[str, ...],
+    test: str | None,
+    pseudonyms: bool,
+    review: Path | None,
+    replay: Path | None,
+    undo: Path | None,
+) -> None:
+    """Write a JSON Lines file without what is wrong with it, and a log of every change; FILE itself stays as it is.
+
+    Left alone, it drops exact duplicates, rows that say nothing and (with --test) rows of the test set, and undoes
+    broken characters. --fix names others: near_duplicates, personal_information, secrets. Nothing goes because it looks
+    suspicious: write what you decide of such rows into a file for --review, as {"row": 12, "label": "new"} or
+    {"row": 12, "drop": true}.
+
+    The log, OUT.changes.jsonl, holds the lines as they were; with it, --undo gives FILE back byte for byte.
+    """
+    from tunesmith.data.clean import FIXES, USUAL, clean
+    from tunesmith.data.clean import replay as apply_log
+
+    unknown = [name for name in fixes if name not in FIXES]
+    if unknown:
+        raise click.UsageError(f"--fix {unknown[0]}: cannot be mended without you. Known are {', '.join(FIXES)}.")
+    log = replay or undo
+    if log is not None:
+        if fixes or test or pseudonyms or review or (replay and undo):
+            raise click.UsageError("--replay and --undo: each alone, with FILE and -o.")
+        apply_log(log, source, out, undo is not None)
+        click.echo(f"{out}: {'restored' if undo else 'cleaned'}, as the log says.")
+        return
+    told = clean(source, out, fixes or USUAL, test, pseudonyms, review)
+    by_check = ", ".join(f"{name} {n:,}" for name, n in told["by_check"].items()) or "nothing to mend"
+    click.echo(f"{out}: {told['rows']:,} rows, {told['dropped']:,} left out, {told['edited']:,} changed ({by_check}).")
+    click.echo(f"Every change stands in {told['log']}, with the lines as they were.")
+
+
 def _method(config: Any, asked: str | None) -> str:
     """The method whose way of training is shown.
 
@@ -84,24 +136,6 @@ def _method(config: Any, asked: str | None) -> str:
     if asked not in kinds:
         raise ConfigError(f"--method {asked}: not a method of this project ({', '.join(kinds)}). Name one of them.")
     return asked
-
-
-def _config(source: str) -> Any:
-    """A project file, or the settings that fit a plain data file."""
-    from itertools import islice
-
-    from tunesmith.config import parse_config, read_config
-    from tunesmith.data.read import BadRow, read_rows
-    from tunesmith.data.read.formats import REQUIRED
-    from tunesmith.sources import resolve_file
-
-    if source.endswith((".yaml", ".yml")):
-        return read_config(Path(source))
-    rows = [row for _, row in islice(read_rows(resolve_file(source)), 100) if not isinstance(row, BadRow)]
-    columns = {column for row in rows for column in row}
-    known = any(columns.issuperset(required) for required in REQUIRED.values())
-    kind = "generation" if known else "classification"
-    return parse_config({"task": kind, "data": {"train": source, "policy": "skip"}}, source)
 
 
 class Piece(NamedTuple):

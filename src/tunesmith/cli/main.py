@@ -17,6 +17,7 @@ import click
 # so that ``tunesmith --help`` needs neither torch nor transformers.
 COMMANDS = {
     "run": ("tunesmith.cli.run", "Do all five stages: data, plan, train, evaluate, report. Resumes a run."),
+    "check": ("tunesmith.cli.check", "Say what is wrong with data before anything is trained on it."),
     "plan": ("tunesmith.cli.plan", "Show what a run would do, what it would cost, and what it could detect."),
     "train": ("tunesmith.cli.train", "Fine-tune only, without the candidates to compare with."),
     "evaluate": ("tunesmith.cli.evaluate", "Score a model on a file of examples, or check a run's numbers."),

@@ -8,7 +8,9 @@ from typing import Literal
 
 from tunesmith.config import Data
 from tunesmith.data.audit import audit_findings, audit_groups
-from tunesmith.data.checks import CHECKS
+from tunesmith.data.checks import Listener, run_checks, silent
+from tunesmith.data.checks.duplicates import find_duplicates
+from tunesmith.data.checks.material import Material
 from tunesmith.data.lexicon import read_lexica
 from tunesmith.data.read import ReadResult, read_examples
 from tunesmith.data.read.formats import LABELLED
@@ -25,6 +27,7 @@ class Prepared:
     split: Split
     files: dict[str, ReadResult]
     findings: tuple[Finding, ...]
+    material: Material
     task_kind: str = "classification"
 
     @property
@@ -41,7 +44,9 @@ class Prepared:
         return tuple(sorted({label for e in labelled for label in labels_of(e, self.task_kind)}))
 
 
-def prepare_data(data: Data, task_kind: str, seed: int, swapped: Sequence[str] = ()) -> Prepared:
+def prepare_data(
+    data: Data, task_kind: str, seed: int, swapped: Sequence[str] = (), listener: Listener = silent
+) -> Prepared:
     """Read and split the data of a task; ``data.train_limit`` is applied last, so that it moves nothing.
 
     Classifications are stratified by label, and regressions by tenths of the target: see ``split_examples``. Texts that
@@ -65,6 +70,7 @@ def prepare_data(data: Data, task_kind: str, seed: int, swapped: Sequence[str] =
     if problems:
         raise DataError("\n".join(problems))
     stratify = task_kind in LABELLED
+    copies = find_duplicates(files["train"].examples)
     split = split_examples(
         files["train"].examples,
         seed=seed,
@@ -75,14 +81,30 @@ def prepare_data(data: Data, task_kind: str, seed: int, swapped: Sequence[str] =
         stratify=stratify,
         task_kind=task_kind,
         text_key=neutral_key(swapped) if swapped else same_text_key,
+        copies=[(a, b) for a, b, _ in copies.respelled],
     )
     if data.train_limit is not None:
         kept = limit_train(split.train, data.train_limit, stratify, task_kind)
         split = Split(kept, split.validation, split.test, split.findings)
     found = tuple(finding for result in files.values() for finding in result.findings)
     found += split.findings + tuple(audit_findings(audit_groups(split.train, data.sensitive)))
-    found += tuple(finding for check in CHECKS.values() for finding in check(split, data))
-    return Prepared(split, files, found, task_kind)
+    material = Material(data, task_kind, files["train"].examples, split, copies)
+    found += tuple(run_checks(material, listener))
+    return Prepared(split, files, found, material, task_kind)
+
+
+def prepare_file(data: Data, task_kind: str, listener: Listener = silent) -> Prepared:
+    """Read and check the training file alone; nothing is split off.
+
+    Raises:
+        NotFoundError: If the file is not there.
+        DataError: If it cannot be used.
+    """
+    read = read_source(data.train, data, task_kind)
+    split = Split(read.examples, (), ())
+    material = Material(data, task_kind, read.examples, split, find_duplicates(read.examples))
+    found = (*read.findings, *run_checks(material, listener))
+    return Prepared(split, {"train": read}, found, material, task_kind)
 
 
 def neutral_key(lexica: Sequence[str]) -> Callable[[Example], str]:

@@ -56,10 +56,11 @@ def split_examples(
     stratify: bool,
     task_kind: str = "classification",
     text_key: TextKey = same_text_key,
+    copies: Iterable[tuple[int, int]] = (),
 ) -> Split:
     """Split examples into train, validation and test. The result does not depend on their order.
 
-    Examples with the same text or the same ``group`` form a cluster, and a cluster is never divided. Each
+    Examples with the same text or the same ``group``, and ``copies``, form a cluster, which is never divided. Each
     cluster has a place in [0, 1): a hash of the seed and of its content. Test takes the lowest places,
     validation the next, train the rest. How exactly the sizes are met is a trade against stability:
 
@@ -73,8 +74,7 @@ def split_examples(
     ``regression``, the tenth of all targets that an example's lies in (fewer parts below 100 examples).
 
     Train rows whose text or group also stands in a given validation or test set are dropped from train, and
-    validation rows that stand in test are dropped from validation (finding ``split_leakage``). Exact
-    duplicates inside train are reported and kept, and so are equal texts with different labels.
+    validation rows that stand in test are dropped from validation (finding ``split_leakage``).
 
     Args:
         examples: What train, and each part that is not given, is taken from.
@@ -86,11 +86,12 @@ def split_examples(
         stratify: Keep the shares of the strata.
         task_kind: What a label is: a class, several labels, or a number.
         text_key: Examples that agree in it are never on two sides of a split.
+        copies: Pairs of places among the examples that are not either, such as near duplicates.
 
     Raises:
         DataError: If a part comes out too small, or validation or test has labels that train does not have.
     """
-    findings = _repetitions(examples, task_kind)
+    findings: list[Finding] = []
     taken_test = _keys(test or (), text_key)
     train = [e for e in examples if not _touches(e, taken_test, text_key)]
     held = list(validation) if validation is not None else None
@@ -106,7 +107,8 @@ def split_examples(
     for setting, size in (("test_size", wanted_test), ("validation_size", wanted_validation)):
         if size > 1 and size != int(size):
             raise DataError(f"data.{setting} is {size}; expected a share below 1 or a whole number of examples.")
-    clusters = _clusters(train, seed, _stratum_of(train, task_kind), text_key)
+    together = [(text_key(examples[a]), text_key(examples[b])) for a, b in copies]
+    clusters = _clusters(train, seed, _stratum_of(train, task_kind), text_key, together)
     divide = _by_rank if stratify or wanted_test >= 1 or wanted_validation >= 1 else _by_place
     parts = divide(clusters, wanted_test, wanted_validation, stratify)
     new_test, new_validation, new_train = ([e for c in part for e in c.examples] for part in parts)
@@ -191,9 +193,13 @@ def _place(seed: int, key: str) -> float:
 
 
 def _clusters(
-    examples: Sequence[Example], seed: int, stratum_of: Callable[[Example], str], text_key: TextKey
+    examples: Sequence[Example],
+    seed: int,
+    stratum_of: Callable[[Example], str],
+    text_key: TextKey,
+    together: Iterable[tuple[str, str]] = (),
 ) -> list[_Cluster]:
-    """Union of equal texts and equal groups, in order of place."""
+    """Union of equal texts, of equal groups and of texts that belong together, in order of place."""
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -206,6 +212,9 @@ def _clusters(
     for example, key in zip(examples, keys, strict=True):
         one, other = root(f"text:{key}"), root(f"group:{example.group}" if example.group else f"text:{key}")
         parent[max(one, other)] = min(one, other)  # "group:" < "text:", so a group's name stays its key
+    for a, b in together:
+        one, other = root(f"text:{a}"), root(f"text:{b}")
+        parent[max(one, other)] = min(one, other)
     members: dict[str, list[Example]] = defaultdict(list)
     for example, key in zip(examples, keys, strict=True):
         members[root(f"text:{key}")].append(example)
@@ -314,50 +323,6 @@ def _leakage(part: str, before: Sequence[Example], after: Sequence[Example]) -> 
             fix="Remove them from the file, or leave out the separate file to have it split by content.",
         )
     ]
-
-
-def _repetitions(examples: Sequence[Example], task_kind: str) -> list[Finding]:
-    """Exact duplicates, and equal texts with different labels or numbers."""
-    ordered = sorted(examples, key=lambda e: (_file(e), row_of(e)))
-    seen: set[str] = set()
-    repeated: list[Example] = []
-    by_text: dict[str, list[Example]] = defaultdict(list)
-    for example in ordered:
-        if example.id in seen:
-            repeated.append(example)
-        seen.add(example.id)
-        by_text[same_text_key(example)].append(example)
-    labelled = [[e for e in same if e.label is not None] for same in by_text.values()]
-    conflicting = [e for same in labelled if len({e.label for e in same}) > 1 for e in same]
-    findings = []
-    if repeated:
-        findings.append(
-            Finding(
-                "exact_duplicates",
-                "info",
-                len(repeated),
-                f"{len(repeated):,} rows repeat an earlier row exactly; they stay together in one split.",
-                rows=tuple(sorted(row_of(e) for e in repeated)),
-                examples=tuple(e.source for e in repeated[:NAMED]),
-                fix="Remove the repetitions, unless their number means something.",
-            )
-        )
-    if conflicting:
-        measured = task_kind == "regression"  # a number may well come out otherwise the second time
-        findings.append(
-            Finding(
-                "conflicting_numbers" if measured else "conflicting_labels",
-                "info" if measured else "warning",
-                len(conflicting),
-                f"{len(conflicting):,} rows have a text that also has another number; no model can meet both."
-                if measured
-                else f"{len(conflicting):,} rows have a text that also has another label; both cannot be right.",
-                rows=tuple(sorted(row_of(e) for e in conflicting)),
-                examples=tuple(f"{e.source}: {e.label}" for e in conflicting[:NAMED]),
-                fix="Average them, or add what tells them apart." if measured else "Decide on one label for each text.",
-            )
-        )
-    return findings
 
 
 def _refuse_small(parts: dict[str, list[Example]], total: int) -> None:

@@ -138,15 +138,30 @@ def disagrees(vectors: NDArray[Any], places: NDArray[Any], folds: int = 5) -> ND
         vectors: Shape (n, width), of length about 1.
         places: Each item's label, shape (n,); one that stands fewer than ``folds`` times may be in no other fold.
         folds: Item i is in fold i modulo this.
+    """
+    found: NDArray[np.bool_] = out_of_fold(vectors, places, np.arange(len(places)) % folds).argmax(1) != places
+    return found
+
+
+def out_of_fold(vectors: NDArray[Any], places: NDArray[Any], fold: NDArray[Any], c: float = 10.0) -> Floats:
+    """Probabilities of the labels by logistic regressions that have not seen an item's fold, shape (n, labels).
+
+    Args:
+        vectors: Shape (n, width), of length about 1.
+        places: Each item's label, shape (n,).
+        fold: Each item's fold, shape (n,); the same for copies, which would give the answer away.
+        c: Inverse strength of the penalty.
 
     Source:
         Northcutt et al. 2021, "Confident learning", arXiv:1911.00068, for out-of-fold predictions of labels.
     """
-    found = np.zeros(len(places), dtype=bool)
-    fold = np.arange(len(places)) % folds
-    for held in range(min(folds, len(places))):
-        weights, bias = _logistic(vectors[fold != held], places[fold != held], 10.0, int(places.max()) + 1, None)
-        found[fold == held] = (vectors[fold == held] @ weights.T + bias).argmax(1) != places[fold == held]
+    labels = int(places.max()) + 1
+    found = np.full((len(places), labels), 1 / labels)
+    for held in np.unique(fold):
+        if (fold == held).all():
+            continue
+        weights, bias = _logistic(vectors[fold != held], places[fold != held], c, labels, None)
+        found[fold == held] = np.exp(log_softmax(vectors[fold == held] @ weights.T + bias))
     return found
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.config import Data
 from tunesmith.data.checks.copies import find_copies
-from tunesmith.records import Example, Finding, Severity, Split
+from tunesmith.data.checks.material import Material, shown
+from tunesmith.records import Example, Finding, Severity
 
 if TYPE_CHECKING:
     from tunesmith.model.embed import Encoder
@@ -27,7 +27,7 @@ Cosines = NDArray[np.float64]
 ENCODER = "minilm-l6"
 SAME_MEANING = 0.86  # cosine of that encoder's vectors; chosen and measured by benchmarks/contamination.py
 BLOCK = 1024  # training texts embedded at a time
-NAMED, CUT = 5, 80  # pairs shown in a finding, and characters of each text
+NAMED = 5  # pairs shown in a finding
 FIXES = {
     "test": "Take those rows out of the training data; of rows that belong together, name what they share in "
     "data.group, and they stay in one split.",
@@ -43,17 +43,20 @@ class Text(NamedTuple):
     text: str
 
 
-def check(split: Split, data: Data) -> list[Finding]:
+def check(material: Material) -> list[Finding]:
     """Test and validation examples that stand in the training data.
 
     Not looked for: questions about images, which recur from picture to picture (equal pictures with equal questions are
     kept in one split), and, in tables, near copies: rows differ in few cells by nature.
     """
+    split, data = material.split, material.data
     if data.contamination == "off" or any(e.image is not None for e in split.train):
         return []
     is_table = any(e.columns for e in split.train)
     findings = []
     for part, examples in (("validation", split.validation), ("test", split.test)):
+        if not examples:
+            continue
         held_out = [Text(e.source, asked(e)) for e in examples]
         found = find_leaks(split.train, held_out, f"{part} examples", near=not is_table)
         if data.contamination == "meaning" and not is_table:
@@ -172,5 +175,4 @@ def _finding(severity: Severity, message: str, pairs: Sequence[tuple[Text, Text,
 
 
 def _named(text: Text) -> str:
-    words = " ".join(text.text.split())
-    return f"{text.source} “{words if len(words) <= CUT else words[: CUT - 1] + '…'}”"
+    return f"{text.source} “{shown(text.text)}”"

@@ -1,8 +1,9 @@
 """Personal information and secrets in the training data: what a model that learns it may write to anybody.
 
 Looked for by form, with checksums where there are some: e-mail addresses, telephone numbers, IBANs, card numbers,
-public IP addresses, and keys (by known beginnings, or by how random they are). Names and addresses of people have no
-form and are not looked for. What to do: leave out the rows, or replace the values by made-up ones of the same form.
+public IP addresses, some national identity numbers, and keys (by known beginnings, or by how random they are). Names
+and addresses of people have no form and are not looked for. What to do: leave out the rows, or replace the values by
+made-up ones of the same form.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from tunesmith.config import Data
-from tunesmith.records import Finding, Split
+from tunesmith.records import Finding
+
+if TYPE_CHECKING:
+    from tunesmith.data.checks.material import Material
 
 KEY_BITS, KEY_CHANGES = 3.8, 0.4  # entropy of a key's characters; how often two neighbours differ in kind
 NAMED = 20  # rows named in a finding
 WORDS = {
     "email": "e-mail addresses", "iban": "IBANs", "card": "card numbers", "phone": "telephone numbers",
-    "ip": "IP addresses", "key": "keys",
+    "ip": "IP addresses", "key": "keys", "id": "national identity numbers",
 }  # fmt: skip
 
 
@@ -68,10 +71,22 @@ def mask(found: Found) -> str:
     return f"{found.kind} {found.value[0]}… ({len(found.value)} characters)"
 
 
-def check(split: Split, data: Data) -> list[Finding]:
-    """Personal information in the training examples, and keys apart (``secrets``); values are never shown whole."""
+def masked(text: str, replacement: Callable[[Found], str] = lambda found: f"[{found.kind}]") -> str:
+    """A text with what is personal replaced, by default by its kind.
+
+    Example:
+        >>> masked("Write to ana@example.org!")
+        'Write to [email]!'
+    """
+    for found in reversed(find_personal(text)):
+        text = text[: found.start] + replacement(found) + text[found.end :]
+    return text
+
+
+def check(material: Material) -> list[Finding]:
+    """Personal information in the examples, and keys apart (``secrets``); values are never shown whole."""
     rows: dict[str, list[tuple[str, Found]]] = {"personal_information": [], "secrets": []}
-    for example in split.train:
+    for example in material.examples:
         parts = [example.text] if example.text is not None else [m.content for m in example.messages]
         for found in (found for part in parts for found in find_personal(part)):
             rows["secrets" if found.kind == "key" else "personal_information"].append((example.source, found))
@@ -89,10 +104,10 @@ def _finding(name: str, found: list[tuple[str, Found]]) -> Iterator[Finding]:
         name,
         "warning" if name == "secrets" else "info",
         len(sources),
-        f"{len(sources):,} training examples hold what looks like {named}.",
+        f"{len(sources):,} examples hold what looks like {named}.",
         rows=tuple(sorted(int(line) for line in lines if line.isdecimal())),
         examples=tuple(f"{source}: {mask(one)}" for source, one in found[:NAMED]),
-        fix="Leave those rows out, or replace the values by made-up ones of the same form.",
+        fix=f"tunesmith data clean DATA -o NEW --fix {name} masks them; --pseudonyms makes others up.",
     )
 
 
@@ -109,6 +124,21 @@ def is_card(value: str) -> bool:
     digits = [int(c) for c in value if c.isdecimal()]
     doubled = [2 * d - 9 * (d > 4) if place % 2 else d for place, d in enumerate(reversed(digits))]
     return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and sum(doubled) % 10 == 0
+
+
+def is_identity(value: str) -> bool:
+    """Whether a number's check digits are right: Spain's DNI and NIE, Brazil's CPF, France's NIR; the US's has none."""
+    plain = re.sub(r"[\s.-]", "", value).upper()
+    if re.fullmatch(r"[XYZ\d]\d{7}[A-Z]", plain):  # DNI, NIE
+        number = int(plain[:-1].translate(str.maketrans("XYZ", "012")))
+        return plain[-1] == "TRWAGMYFPDXBNJZSQVHLCKE"[number % 23]
+    digits = [int(c) for c in plain]
+    if len(digits) == 11:  # CPF: two check digits, remainders by 11
+        sums = [sum(d * w for d, w in zip(digits, range(n + 1, 1, -1), strict=False)) * 10 % 11 % 10 for n in (9, 10)]
+        return len(set(digits)) > 1 and digits[9:] == sums
+    if len(digits) == 15:  # NIR
+        return int(plain[13:]) == 97 - int(plain[:13]) % 97
+    return plain[:3] not in ("000", "666") and plain[0] != "9" and plain[3:5] != "00" and plain[5:] != "0000"
 
 
 def is_phone(value: str) -> bool:
@@ -149,6 +179,10 @@ DETECTORS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
     ("card", re.compile(
         r"(?<![\w.-])(?:\d{13,19}|\d{4}(?:[ -]\d{4}){3}(?:[ -]\d{1,3})?|\d{4}[ -]\d{6}[ -]\d{5})(?![\w-])"
     ), is_card),
+    ("id", re.compile(
+        r"(?<![\w.,+-])(?:\d{3}-\d{2}-\d{4}|(?:\d{8}|[XYZ]-?\d{7})-?[A-Z]|\d{3}\.\d{3}\.\d{3}-\d{2}"
+        r"|[12] ?\d{2} ?(?:0[1-9]|1[0-2]) ?\d{2} ?\d{3} ?\d{3} ?\d{2})(?![\w-])"
+    ), is_identity),
     ("key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|(?<![\w/.-])[A-Za-z0-9_.-]{20,}"), is_key),
     ("ip", re.compile(
         r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4})(?![\w:]|\.\d)"

@@ -236,18 +236,24 @@ def _listed(bad: list[BadRow], total: int, name: str) -> str:
 
 
 def _skipped(bad: list[BadRow], total: int, name: str) -> list[Finding]:
-    if not bad:
-        return []
+    """Rows without a text, and rows that cannot be used for another reason."""
+    empty = [
+        row for row in bad if row.reason.endswith(("is empty; expected text", "is missing or null; expected text"))
+    ]
+    other = [row for row in bad if row not in empty]
+    kinds = (("empty_text", empty, "have no text"), ("bad_rows", other, "cannot be used"))
     return [
         Finding(
-            "bad_rows",
+            check,
             "warning",
-            len(bad),
-            f"{name}: {len(bad):,} of {total:,} rows cannot be used and were left out.",
-            rows=tuple(b.line for b in bad),
-            examples=tuple(f"{_place(b, name)}: {b.reason}" for b in bad[:LISTED]),
+            len(rows),
+            f"{name}: {len(rows):,} of {total:,} rows {what} and were left out.",
+            rows=tuple(row.line for row in rows),
+            examples=tuple(f"{_place(row, name)}: {row.reason}" for row in rows[:LISTED]),
             fix="Mend the rows; with 'data.policy: strict' nothing is left out.",
         )
+        for check, rows, what in kinds
+        if rows
     ]
 
 

@@ -11,11 +11,18 @@ import pytest
 
 from tunesmith.config import Data
 from tunesmith.data.checks import contamination
-from tunesmith.data.checks.contamination import asked, check, nearest_by_meaning
+from tunesmith.data.checks.contamination import asked, nearest_by_meaning
+from tunesmith.data.checks.duplicates import find_duplicates
+from tunesmith.data.checks.material import Material
 from tunesmith.data.prepare import prepare_data
-from tunesmith.records import Example, Message, Split
+from tunesmith.records import Example, Finding, Message, Split
 
 TRAIN = ("the cat sat on the mat", "a quite different sentence about dogs", "open the door")
+
+
+def check(split: Split, data: Data) -> list[Finding]:
+    material = Material(data, "classification", split.train, split, find_duplicates(split.train))
+    return contamination.check(material)
 
 
 def examples(name: str, texts: Sequence[str]) -> tuple[Example, ...]:

@@ -7,6 +7,8 @@ import time
 import pytest
 
 from tunesmith.config import Data
+from tunesmith.data.checks.duplicates import find_duplicates
+from tunesmith.data.checks.material import Material
 from tunesmith.data.checks.personal_information import bare, check, entropy, find_personal, is_card, is_iban, mask
 from tunesmith.records import Example, Message, Split
 
@@ -23,6 +25,11 @@ from tunesmith.records import Example, Message, Split
         ("ring +44 20 7946 0958.", "phone", "+44 20 7946 0958"),
         ("call (212) 555-0147 now", "phone", "(212) 555-0147"),
         ("Tel. 030 1234567", "phone", "030 1234567"),
+        ("my DNI is 12345678Z ok", "id", "12345678Z"),
+        ("NIE X1234567L", "id", "X1234567L"),
+        ("CPF 529.982.247-25.", "id", "529.982.247-25"),
+        ("NIR 2 55 08 14 168 025 38", "id", "2 55 08 14 168 025 38"),
+        ("SSN 219-09-9999", "id", "219-09-9999"),
         ("from 8.8.8.8, I think", "ip", "8.8.8.8"),
         ("at 2001:4860:4860::8888 there", "ip", "2001:4860:4860::8888"),
         ("use AKIAIOSFODNN7EXAMPLE for it", "key", "AKIAIOSFODNN7EXAMPLE"),
@@ -44,6 +51,7 @@ def test_each_form_is_found(text: str, kind: str, value: str) -> None:
         "version 1.2.3 of 10.0.0.1, 127.0.0.1 and 192.168.1.1",  # not public
         "internationalisation-of-everything and /usr/local/lib/python3/site-packages",
         "0000000000000000",
+        "12345678A, 529.982.247-24 and 2 55 08 14 168 025 39",
         "19 300 15 21 325 16 23 350",
         "www.Ldew.com1win150ppmx3age16 and DATEBox1282EssexCM61XN",
         "between 1,000,000 and 12345678901 people, 3.14159265358979",
@@ -82,7 +90,9 @@ def test_findings_count_rows_and_never_show_a_value() -> None:
         Example("b.jsonl:7", (Message("user", "hi"), Message("assistant", "use q8Zr2LmX0vKc7TnB4wYdJ1sG"))),
         Example("a.csv:3", text="nothing", label="x"),
     )
-    personal, secrets = check(Split(train, (), ()), Data(train="a.csv"))
+    personal, secrets = check(
+        Material(Data(train="a.csv"), "classification", train, Split(train, (), ()), find_duplicates(train))
+    )
     assert (personal.check, personal.count, personal.rows) == ("personal_information", 1, (2,))
     assert "2 e-mail addresses" in personal.message
     assert (secrets.check, secrets.severity, secrets.rows) == ("secrets", "warning", (7,))
