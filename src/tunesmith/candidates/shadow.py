@@ -52,7 +52,7 @@ def canary_exposure(
     torch.manual_seed(settings.seed)
     attached = METHODS[method.kind].attach(lm.model, method)
     lm.model = attached.model
-    objective = OBJECTIVES["causal"].build(lm, config.train.micro_batch_tokens, config.train.share_prefix)
+    objective = OBJECTIVES["causal"].build(lm, settings.micro_batch_tokens, config.train.share_prefix)
     train(
         attached.model, attached.trainable, objective, [*items, *planted(canaries)], validation, settings,
         folder / "shadow", paces=attached.paces,
