@@ -68,7 +68,7 @@ def describe(plan: dict[str, Any]) -> str:
     ]
     tables = [choices] * bool(plan["choices"]) + [candidates] + [memory] * (len(memory) > 1)
     for table in tables:
-        lines += [*_columns(table), ""]
+        lines += [*columns(table), ""]
     return "\n".join([
         *lines,
         f"About {duration(plan['estimated_seconds'])} in all, by estimate.",
@@ -84,6 +84,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+def columns(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows of a table as lines, each column as wide as its widest cell."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
