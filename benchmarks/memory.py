@@ -162,6 +162,12 @@ def main() -> None:
                 rows[name] = measure(name, Path(folder))
                 error = rows[name]["error"]
                 print(f"{name:<24} {rows[name]['actual']['peak'] / 2**20:8.0f} MiB  {error}", file=sys.stderr)
+                write(rows)
+    write(rows)
+
+
+def write(rows: dict[str, Any]) -> None:
+    """Keep what was measured so far, with the largest errors of the settings that were fitted and held out."""
     rows = {name: rows[name] for name in SETTINGS if name in rows}
     worst = {
         part: {
