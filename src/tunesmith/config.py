@@ -235,7 +235,11 @@ class Train(Settings):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
     global_batch_size: int | None = Field(None, gt=0, description="Examples per optimizer step.")
-    micro_batch_tokens: int = Field(1024, gt=0, description="Tokens computed at once; bounds memory, not results.")
+    micro_batch_tokens: int | None = Field(
+        None,
+        gt=0,
+        description="Tokens computed at once; bounds memory, not results. Left out: as many as are fast and fit.",
+    )
     max_length: int | None = Field(None, gt=8, description="Longest example in tokens; left out: the model's.")
     train_on: Literal["assistant", "all"] = Field("assistant", description="Which tokens carry loss.")
     evals_per_epoch: int = Field(2, gt=0, le=1000, description="How often validation loss is measured.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -30,8 +31,9 @@ from tunesmith.evaluate.compare import metric_interval
 from tunesmith.evaluate.suites import read_own
 from tunesmith.evaluate.swaps import swap_variants, write_swaps
 from tunesmith.hardware import detect, free_disk_bytes, measure_sgemm, peak_memory_bytes, reset_peak_memory
-from tunesmith.plan.choose import DEFAULT_MODEL, Plan, choose_plan
+from tunesmith.plan.choose import DEFAULT_MODEL, GLOBAL_BATCH, Plan, choose_plan
 from tunesmith.plan.facts import context_length, gather_facts
+from tunesmith.plan.probe import probe_methods
 from tunesmith.records import Example, Finding, Prediction, Split
 from tunesmith.report.write import write_report
 from tunesmith.run import (
@@ -76,8 +78,10 @@ def run(config: Config, folder: Path | str, listener: Listener = silent, command
         return write_report(directory)
 
 
-def plan(config: Config, listener: Listener = silent) -> dict[str, Any]:
+def plan(config: Config, listener: Listener = silent, probe: bool = False) -> dict[str, Any]:
     """What ``run`` would do, in plan.json's form with the data's counts and findings; writes and trains nothing.
+
+    ``probe`` measures two steps of every training, on random tokens, and corrects the memory's estimate by them.
 
     Raises:
         TunesmithError: What ``run`` would refuse before it trains.
@@ -88,7 +92,7 @@ def plan(config: Config, listener: Listener = silent) -> dict[str, Any]:
     parts = _parts(prepared.split)
     data = {name: len(examples) for name, examples in parts.items()}
     findings = [finding.to_json() for finding in prepared.findings]
-    return {"data": {**data, "findings": findings}, **plan_for(config, parts, task, listener).to_json()}
+    return {"data": {**data, "findings": findings}, **plan_for(config, parts, task, listener, probe).to_json()}
 
 
 def train(config: Config, folder: Path | str, listener: Listener = silent, command: str = "") -> list[dict[str, Any]]:
@@ -222,7 +226,9 @@ def make_plan(config: Config, directory: Run, listener: Listener) -> dict[str, A
     return planned
 
 
-def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task, listener: Listener) -> Plan:
+def plan_for(
+    config: Config, parts: Mapping[str, Sequence[Example]], task: Task, listener: Listener, probe: bool = False
+) -> Plan:
     """What a run would do with these splits; trains and predicts nothing.
 
     Every example is rendered, so that what cannot be trained or asked is refused before anything is computed.
@@ -258,7 +264,14 @@ def plan_for(config: Config, parts: Mapping[str, Sequence[Example]], task: Task,
     prefix = OBJECTIVES[name].prefix(items)
     facts = gather_facts(counts, len(task.labels), items, prefix, folder, kind_of_model, machine, rate)
     heads = [method for method, name in interfaces.items() if name == "head"]
-    return choose_plan(config, facts, model_id(config.model or DEFAULT_MODEL), findings, heads)
+    corrections = {}
+    if config.fine_tunes:
+        listener("plan: memory", 0, 0, {})
+        corrections = probe_methods(
+            config.method, facts, interfaces, config.model or DEFAULT_MODEL, getattr(task, "outputs", 0),
+            config.train.micro_batch_tokens, config.train.global_batch_size or GLOBAL_BATCH, probe,
+        )  # fmt: skip
+    return choose_plan(config, facts, model_id(config.model or DEFAULT_MODEL), findings, heads, corrections)
 
 
 def _interfaces(config: Config, task: Task, architecture: str) -> dict[str, str]:
@@ -347,6 +360,7 @@ def evaluate_candidate(
     folder = directory.candidate(row["id"])
     entry: dict[str, Any] = {"id": row["id"], "baseline": row["baseline"]}
     reset_peak_memory()
+    started = time.monotonic()
     try:
         candidate, fit = _fit(config, directory, task, planned, row, listener)
         test = read_examples(directory.split("test"))
@@ -365,7 +379,8 @@ def evaluate_candidate(
         if isinstance(error, RunError):  # the disk, not the candidate
             raise
         entry |= {"status": "failed", "reason": str(error), "metrics": {}}
-    write_json(folder / "evaluation.json", {**entry, "peak_memory_bytes": peak_memory_bytes()})
+    entry |= {"peak_memory_bytes": peak_memory_bytes(), "seconds": round(time.monotonic() - started, 3)}
+    write_json(folder / "evaluation.json", entry)
 
 
 def measure(task: Task, predictions: Sequence[Prediction], seed: int) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from tunesmith.data.render import IGNORE_INDEX, Rendered
 from tunesmith.model.load import LanguageModel, load_model
 from tunesmith.model.save import save_model
 from tunesmith.plan import estimate
-from tunesmith.plan.facts import Facts
+from tunesmith.plan.facts import Facts, Widths
+from tunesmith.plan.memory import Training
 from tunesmith.tasks.task import HEAD_METHODS
 from tunesmith.train.loop import LoopSettings, losses_and_units, train
 from tunesmith.train.methods import METHODS, Attached
@@ -107,6 +108,7 @@ def facts(**changes: Any) -> Facts:
         "architecture": "decoder", "model_type": "llama",
         "parameters": 135_000_000, "hidden_size": 576, "intermediate_size": 1536, "layers": 30, "vocabulary": 49152,
         "context_length": 2048, "cores": 2, "available_bytes": 2**34, "dtype": "float32", "flops_per_second": 1e11,
+        "widths": Widths(heads=9, attention=576, norms=34560, linears=305_280, gated=True, dropout=False),
     }  # fmt: skip
     return Facts(**values | changes)
 
@@ -114,7 +116,7 @@ def facts(**changes: Any) -> Facts:
 @pytest.mark.parametrize("method", TEXT_METHODS)
 def test_estimates_grow_with_what_they_are_of(method: str) -> None:
     def memory(tokens: int = 1024, **changes: Any) -> float:
-        return estimate.training_bytes(facts(**changes), method, SETTINGS[method], tokens, 256)
+        return Training(facts(**changes), SETTINGS[method], 16).memory(tokens).total
 
     weights = 135_000_000 * 4
     assert weights < memory() < 20 * weights
@@ -137,5 +139,5 @@ def test_estimates_grow_with_what_they_are_of(method: str) -> None:
 
 
 def test_full_fine_tuning_needs_more_than_lora() -> None:
-    needs = {m: estimate.training_bytes(facts(), m, SETTINGS[m], 1024, 256) for m in TEXT_METHODS}
+    needs = {m: Training(facts(), SETTINGS[m], 64).memory(1024).total for m in TEXT_METHODS}
     assert needs["full"] > needs["lora"] + 12 * 100_000_000

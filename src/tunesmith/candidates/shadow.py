@@ -114,15 +114,15 @@ def _train(
     from tunesmith.train.methods import METHODS
     from tunesmith.train.objectives import OBJECTIVES
 
-    config, interface = context.config.train, OBJECTIVES[lm.interface]
+    micro, interface = settings.micro_batch_tokens, OBJECTIVES[lm.interface]
     torch.manual_seed(settings.seed)
     attached = METHODS[method.kind].attach(lm.model, method)
     lm.model = attached.model
-    objective = interface.build(lm, config.micro_batch_tokens, config.share_prefix)
+    objective = interface.build(lm, micro, context.config.train.share_prefix)
     learned, followed = {"": list(items)}, {"": list(validation)}
     if interface.prepare is not None:
         start = METHODS[method.kind].start
-        learned, followed = interface.prepare(lm.model, learned, followed, config.micro_batch_tokens, start)
+        learned, followed = interface.prepare(lm.model, learned, followed, micro, start)
     return train(
         attached.model, attached.trainable, objective, learned[""], followed[""], settings, folder,
         paces=attached.paces, order=interface.order(learned[""]) if interface.order is not None else None,

@@ -128,11 +128,11 @@ class Tuned:
         lm.model = attached.model
         if start is not None:
             continue_adapter(attached, start)
-        objective = OBJECTIVES[kind].build(lm, config.train.micro_batch_tokens, config.train.share_prefix)
+        objective = OBJECTIVES[kind].build(lm, settings.micro_batch_tokens, config.train.share_prefix)
         before = _norms(attached)
         if (prepare := OBJECTIVES[kind].prepare) is not None:
             head_start = METHODS[self.method.kind].start
-            learned, followed = prepare(lm.model, learned, followed, config.train.micro_batch_tokens, head_start)
+            learned, followed = prepare(lm.model, learned, followed, settings.micro_batch_tokens, head_start)
         items = [item for part in learned.values() for item in part]
         held_out = [item for part in followed.values() for item in part]
         watched = [(name, item) for name, part in followed.items() for item in part[:VALIDATION_LIMIT]]

@@ -19,6 +19,7 @@ COMMANDS = {
     "run": ("tunesmith.cli.run", "Do all five stages: data, plan, train, evaluate, report. Resumes a run."),
     "check": ("tunesmith.cli.check", "Say what is wrong with data before anything is trained on it."),
     "plan": ("tunesmith.cli.plan", "Show what a run would do, what it would cost, and what it could detect."),
+    "choose": ("tunesmith.cli.choose", "Rank pretrained models for a project, without training any."),
     "train": ("tunesmith.cli.train", "Fine-tune only, without the candidates to compare with."),
     "evaluate": ("tunesmith.cli.evaluate", "Score a model on a file of examples, or check a run's numbers."),
     "compare": ("tunesmith.cli.compare", "Compare two runs on the test examples they share."),

@@ -8,13 +8,16 @@ from typing import Any
 
 import click
 
+PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "unexplained", "total")
+
 
 @click.command("plan")
 @click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=1.")
+@click.option("--probe", is_flag=True, help="Measure two steps of every training, and correct the memory's estimate.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def command(config_file: Path, overrides: tuple[str, ...], as_json: bool, quiet: bool) -> None:
+def command(config_file: Path, overrides: tuple[str, ...], probe: bool, as_json: bool, quiet: bool) -> None:
     """Show what 'tunesmith run CONFIG' would do: facts, choices with their reasons, candidates with their cost.
 
     Nothing is trained, and nothing is written.
@@ -26,7 +29,7 @@ def command(config_file: Path, overrides: tuple[str, ...], as_json: bool, quiet:
     from tunesmith.cli.progress import progress
 
     with progress(quiet) as listener:
-        plan = schedules.plan(config, listener)
+        plan = schedules.plan(config, listener, probe)
     several = plan.get("tasks", {})
     told = "\n\n".join(f"── {name}\n{describe(one)}" for name, one in several.items()) if several else describe(plan)
     click.echo(json.dumps(plan, ensure_ascii=False, indent=2) if as_json else told)
@@ -59,9 +62,13 @@ def describe(plan: dict[str, Any]) -> str:
         (c["id"], duration(c["estimated_seconds"]), f"{c['estimated_memory_bytes'] / 2**30:.1f} GiB", c["reason"])
         for c in plan["candidates"]
     ]
-    tables = [choices, candidates] if plan["choices"] else [candidates]
+    memory: list[tuple[str, ...]] = [("memory, GiB", *(name for name in PARTS))]
+    memory += [
+        (c["id"], *(f"{c['memory'][name] / 2**30:.2f}" for name in PARTS)) for c in plan["candidates"] if "memory" in c
+    ]
+    tables = [choices] * bool(plan["choices"]) + [candidates] + [memory] * (len(memory) > 1)
     for table in tables:
-        lines += [*_columns(table), ""]
+        lines += [*columns(table), ""]
     return "\n".join([
         *lines,
         f"About {duration(plan['estimated_seconds'])} in all, by estimate.",
@@ -77,6 +84,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+def columns(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows of a table as lines, each column as wide as its widest cell."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

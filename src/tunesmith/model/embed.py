@@ -198,3 +198,35 @@ def hidden_features(
         if on_progress is not None:
             on_progress(len(places))
     return found, sum(len(a) < len(b) for a, b in zip(ids, whole, strict=True))
+
+
+def layer_means(
+    model: Any, tokenizer: Any, texts: Sequence[str], limit: int, on_progress: Progress | None = None
+) -> np.ndarray:
+    """Hidden states of texts, averaged over their tokens and over all layers, shape (n, hidden), float32.
+
+    Args:
+        model: An encoder's or decoder's transformer, without head, as :func:`load_backbone` gives it.
+        tokenizer: Its tokenizer.
+        texts: Each is read alone.
+        limit: Tokens at which a text is cut.
+        on_progress: Told how many texts are done.
+
+    Source:
+        Garbas et al. 2024, "TransformerRanker", arXiv:2409.05997: over all layers, scores rank models better.
+    """
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"  # a decoder's tokens then never see the padding
+    rows = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+    found = np.zeros((len(texts), model.config.get_text_config().hidden_size), dtype=np.float32)
+    for places in batches([len(row) for row in rows]):
+        padded = tokenizer.pad({"input_ids": [rows[i] for i in places]}, return_tensors="pt").to(model.device)
+        with torch.no_grad():
+            layers = model(**padded, output_hidden_states=True).hidden_states[1:]
+        mask = padded["attention_mask"][..., None]
+        mean = torch.stack([(layer.float() * mask).sum(1) for layer in layers]).mean(0) / mask.sum(1)
+        found[places] = mean.cpu().numpy()
+        if on_progress is not None:
+            on_progress(len(places))
+    return found

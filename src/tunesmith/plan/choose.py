@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,14 @@ from tunesmith.candidates.prompt_search import ROUND_EXAMPLES, ROUND_TOKENS
 from tunesmith.candidates.retrieval import RERANK_EXAMPLES
 from tunesmith.candidates.setfit import MOST_PAIRS, ROUNDS
 from tunesmith.candidates.tuned import FIXED_SUBSET
-from tunesmith.config import FORMAT_VERSION, Config
+from tunesmith.config import FINE_TUNED, FORMAT_VERSION, Config
 from tunesmith.errors import HardwareError
 from tunesmith.evaluate.compare import plain_id
 from tunesmith.evaluate.overfitting import CONTROL_EXAMPLES
 from tunesmith.measures.uncertainty import minimum_detectable_effect
 from tunesmith.plan import estimate
 from tunesmith.plan.facts import Facts
+from tunesmith.plan.memory import AS_SAID, Correction, Memory, Training, fast_tokens, ways_to_fit
 from tunesmith.rag.rerank import LIKELIHOOD
 from tunesmith.records import Finding
 from tunesmith.train.batches import steps_in
@@ -83,9 +84,18 @@ class Plan:
 
 
 def choose_plan(
-    config: Config, facts: Facts, model_name: str, findings: Sequence[Finding] = (), heads: Collection[str] = ()
-) -> Plan:
-    """Fill in what the config leaves open, and say what each candidate will cost; ``heads``: methods with a new head.
+    config: Config, facts: Facts, model_name: str, findings: Sequence[Finding] = (), heads: Collection[str] = (),
+    corrections: Mapping[str, Correction] | None = None,
+) -> Plan:  # fmt: skip
+    """Fill in what the config leaves open, and say what each candidate will cost.
+
+    Args:
+        config: What the user wrote.
+        facts: Of data, model and machine.
+        model_name: As it stands in candidates' ids.
+        findings: Of the data, to go on with.
+        heads: Methods with a new head.
+        corrections: Of the memory that methods take, by kind, where two steps were measured.
 
     Raises:
         HardwareError: If a method needs more memory than the machine has; says what would fit.
@@ -108,6 +118,11 @@ def choose_plan(
             )
         )
     epochs = _epochs(config, facts, batch, heads, choices)
+    trainings: dict[str, Training] = {
+        m.kind: Training(facts, m, batch, m.kind in heads, (corrections or {}).get(m.kind, AS_SAID))
+        for m in config.method
+    }
+    micro = _micro_batches(config, trainings, choices)
     loop: dict[str, dict[str, Any]] = {}
     for method in config.method:
         rate, source = METHODS[method.kind].learning_rate(facts.model_type, facts.hidden_size)
@@ -125,9 +140,11 @@ def choose_plan(
             "weight_decay": config.train.weight_decay, "max_grad_norm": config.train.max_grad_norm,
             "evals_per_epoch": config.train.evals_per_epoch,
             "patience": config.train.patience, "seed": config.seed, "select": config.train.select,
+            "micro_batch_tokens": micro[method.kind],
         }  # fmt: skip
-    candidates = _candidates(config, facts, model_name, epochs, batch)
-    _refuse_what_does_not_fit(config, facts, candidates)
+    memory: dict[str, Memory] = {kind: training.memory(micro[kind]) for kind, training in trainings.items()}
+    candidates = _candidates(config, facts, model_name, epochs, batch, memory)
+    _refuse_what_does_not_fit(facts, candidates, trainings, micro)
     findings = [*findings, *_over_budget(config, candidates)]
     detectable = minimum_detectable_effect(facts.test, DISCORDANCE)
     return Plan(facts, tuple(choices), tuple(candidates), loop, max_length, detectable, tuple(findings))
@@ -166,22 +183,43 @@ def _epochs(
     return found
 
 
+def _micro_batches(config: Config, trainings: Mapping[str, Training], choices: list[Choice]) -> dict[str, int]:
+    """Tokens that each method computes at once: the most that fit, up to those beyond which nothing is gained."""
+    if (given := config.train.micro_batch_tokens) is not None:
+        return {method.kind: given for method in config.method}
+    found: dict[str, int] = {}
+    for kind, training in trainings.items():
+        facts = training.facts
+        free = facts.available_bytes - estimate.OTHER_PROCESS_BYTES
+        most = training.largest_micro_batch(free)
+        found[kind] = most or facts.longest_example
+        fast = max(fast_tokens(facts), facts.longest_example)
+        reason = "more would not be faster" if most == fast else f"what fits into {free / 2**30:.1f} GiB"
+        name = "train.micro_batch_tokens" + (f" ({kind})" if len(trainings) > 1 else "")
+        choices.append(Choice(name, found[kind], reason))
+    return found
+
+
 def _candidates(
-    config: Config, facts: Facts, model_name: str, epochs: dict[str, float], batch: int
+    config: Config, facts: Facts, model_name: str, epochs: dict[str, float], batch: int, memory: Mapping[str, Memory]
 ) -> list[dict[str, Any]]:
     rows = []
     for name in dict.fromkeys((*config.candidates, "boosting")):  # which has none but for tables, and there always
         family = FAMILIES[name]
         for candidate_id in family.ids(config, model_name, facts.architecture):
-            seconds, size = _cost(config, facts, candidate_id, epochs, batch)
+            seconds, size = _cost(config, facts, candidate_id, epochs, batch, memory)
+            method = plain_id(candidate_id).rsplit("/", 1)[1]
+            parts = {"memory": memory[method].to_json()} if name in FINE_TUNED else {}
             rows.append({
                 "id": candidate_id, "family": name, "baseline": family.baseline, "reason": family.reason,
-                "estimated_seconds": round(seconds, 1), "estimated_memory_bytes": round(size),
+                "estimated_seconds": round(seconds, 1), "estimated_memory_bytes": round(size), **parts,
             })  # fmt: skip
     return rows
 
 
-def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, float], batch: int) -> tuple[float, float]:
+def _cost(
+    config: Config, facts: Facts, candidate_id: str, epochs: dict[str, float], batch: int, memory: Mapping[str, Memory]
+) -> tuple[float, float]:
     """Estimated seconds and peak bytes of a candidate, its test predictions included; those of remedies as without."""
     candidate_id = plain_id(candidate_id)
     family = candidate_id.split("/", 1)[0]
@@ -238,7 +276,7 @@ def _cost(config: Config, facts: Facts, candidate_id: str, epochs: dict[str, flo
         seconds += estimate.scoring_seconds(facts, fixed, facts.tokens_per_example - facts.prefix_tokens)
     steps = steps_in(facts.train, epochs[method.kind], batch)
     remedies = estimate.remedies_cost(facts, method.kind, config.remedies, steps)
-    size = estimate.training_bytes(facts, method.kind, method, config.train.micro_batch_tokens, 256)
+    size = estimate.OTHER_PROCESS_BYTES + memory[method.kind].total
     return seconds + remedies[0], size + remedies[1]
 
 
@@ -275,11 +313,21 @@ def _over_budget(config: Config, candidates: list[dict[str, Any]]) -> list[Findi
     return [Finding("budget", "warning", 1, message, fix=fix)]
 
 
-def _refuse_what_does_not_fit(config: Config, facts: Facts, candidates: list[dict[str, Any]]) -> None:
-    large = [c for c in candidates if c["estimated_memory_bytes"] > facts.available_bytes]
-    if large:
-        needs = "; ".join(f"{c['id']} needs about {c['estimated_memory_bytes'] / 2**30:.1f} GiB" for c in large)
-        raise HardwareError(
-            f"{needs}, but {facts.available_bytes / 2**30:.1f} GiB are free. Lower train.micro_batch_tokens (now "
-            f"{config.train.micro_batch_tokens}), use method: lora instead of full, or choose a smaller model."
+def _refuse_what_does_not_fit(
+    facts: Facts, candidates: list[dict[str, Any]], trainings: Mapping[str, Training], micro: Mapping[str, int]
+) -> None:
+    """Raise HardwareError with what each candidate needs, and for each that is trained the settings that would fit."""
+    problems = []
+    free = f"{facts.available_bytes / 2**30:.1f} GiB are free"
+    for row in (c for c in candidates if c["estimated_memory_bytes"] > facts.available_bytes):
+        advice = "Choose a smaller model."
+        if row["family"] in FINE_TUNED:
+            kind = plain_id(row["id"]).rsplit("/", 1)[1]
+            besides = row["estimated_memory_bytes"] - row["memory"]["total"]
+            ways = ways_to_fit(trainings[kind], facts.available_bytes - besides, micro[kind])
+            advice = f"Would fit: {'; '.join(ways)}."
+        problems.append(
+            f"{row['id']} needs about {row['estimated_memory_bytes'] / 2**30:.1f} GiB, but {free}. {advice}"
         )
+    if problems:
+        raise HardwareError("\n".join(problems))

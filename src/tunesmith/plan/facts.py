@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +14,27 @@ from tunesmith.errors import ModelError
 from tunesmith.hardware import Hardware
 from tunesmith.sources import ModelFolder
 from tunesmith.train.objectives import Item
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """How wide a model's layers are inside: what one token leaves behind in training follows from it.
+
+    Attributes:
+        heads: Attention heads of a layer.
+        attention: Numbers of all queries of a token in a layer: heads times the size of one.
+        norms: Numbers that go into the norms of all layers, for a token.
+        linears: Inputs plus outputs of all linear layers inside the layers.
+        gated: Whether the feed-forward part multiplies two branches.
+        dropout: Whether numbers are dropped in training, attention's among them.
+    """
+
+    heads: int
+    attention: int
+    norms: int
+    linears: int
+    gated: bool
+    dropout: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +62,7 @@ class Facts:
     available_bytes: int
     dtype: str
     flops_per_second: float
+    widths: Widths
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,6 +97,7 @@ def gather_facts(
         context_length=_context_length(config),
         cores=hardware.usable_cores, available_bytes=hardware.available_bytes, dtype=hardware.dtype,
         flops_per_second=flops_per_second,
+        widths=read_widths(folder),
     )  # fmt: skip
 
 
@@ -101,15 +126,36 @@ def _context_length(config: dict[str, Any]) -> int:
 
 def count_parameters(folder: ModelFolder) -> int:
     """Number of stored values, from the headers of the safetensors files."""
-    total = 0
+    return sum(math.prod(shape) for _, shape in _tensors(folder))
+
+
+def read_widths(folder: ModelFolder) -> Widths:
+    """Widths of the layers, from config.json and the headers of the safetensors files."""
+    config = _text_config(folder)
+    heads = int(config.get("num_attention_heads") or config.get("n_head") or config.get("num_heads") or 1)
+    hidden = _first(config, "hidden_size", "n_embd", "d_model", "dim")
+    size = int(config.get("head_dim") or hidden // heads)
+    of_keys = size * int(config.get("num_key_value_heads") or heads)
+    norms, linears, gated = 0, 0, False
+    for name, shape in _tensors(folder):
+        if not _IN_A_LAYER.search(name):
+            continue
+        if len(shape) == 2:
+            linears += sum(shape)
+            gated |= "gate" in name
+        elif len(shape) == 1 and "norm" in name.lower() and name.endswith("weight"):
+            norms += heads * size if "q_norm" in name else of_keys if "k_norm" in name else shape[0]
+    dropped = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "resid_pdrop")
+    return Widths(heads, heads * size, norms, linears, gated, any((config.get(name) or 0) > 0 for name in dropped))
+
+
+_IN_A_LAYER = re.compile(r"(^|\.)\d+\.")  # a name with a layer's number
+
+
+def _tensors(folder: ModelFolder) -> Iterator[tuple[str, list[int]]]:
+    """Name and shape of every stored tensor."""
     for file in sorted(folder.path.glob("*.safetensors")):
         with file.open("rb") as handle:
             (length,) = struct.unpack("<Q", handle.read(8))
             header = json.loads(handle.read(length))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                size = 1
-                for extent in tensor["shape"]:
-                    size *= extent
-                total += size
-    return total
+        yield from ((name, tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")

@@ -63,6 +63,7 @@ def write_report(run: Run) -> Json:
             candidate |= {"status": "not_run", "reason": "it has no stored predictions"}
     for candidate in candidates:
         candidate["cost"] = _cost(candidate, config.get("prices"))
+        candidate["estimate"] = _estimate(candidate, plan)
     split = Split(_read_split(run, "train"), _read_split(run, "validation"), _read_split(run, "test"))
     bias, audit = bias_of_run(run, config, predictions)
     for candidate in candidates:
@@ -169,6 +170,17 @@ def _cost(candidate: Json, prices: Json | None) -> Json:
         "money": seconds / 3600 * prices["machine_hour"], "currency": prices["currency"],
     }  # fmt: skip
     return {"seconds": seconds, "predictions": COSTED_PREDICTIONS, **money}
+
+
+def _estimate(candidate: Json, plan: Json) -> Json:
+    """What the plan said of a candidate's time and memory; of time, what it took where it ran in one go."""
+    planned: Json = next((row for row in plan.get("candidates", []) if row["id"] == candidate["id"]), {})
+    took = candidate.get("seconds")
+    in_one_go = took is not None and took >= (candidate["train_seconds"] or 0.0)
+    return {
+        "seconds": planned.get("estimated_seconds"), "memory_bytes": planned.get("estimated_memory_bytes"),
+        "actual_seconds": took if in_one_go else None, "actual_memory_bytes": candidate["peak_memory_bytes"],
+    }  # fmt: skip
 
 
 def _read_split(run: Run, part: str) -> tuple[Example, ...]:

@@ -32,17 +32,20 @@ def run(config: AnyConfig, folder: Path | str, listener: Listener = silent, comm
     return workflow.run(config, folder, listener, command)
 
 
-def plan(config: AnyConfig, listener: Listener = silent) -> dict[str, Any]:
-    """What :func:`run` would do, nothing of it done: one plan, or for several tasks one by name under ``tasks``."""
+def plan(config: AnyConfig, listener: Listener = silent, probe: bool = False) -> dict[str, Any]:
+    """What :func:`run` would do, nothing of it done: one plan, or for several tasks one by name under ``tasks``.
+
+    ``probe`` measures two steps of every training, on random tokens, and corrects the memory's estimate by them.
+    """
     if isinstance(config, Mixture):
         from tunesmith.schedules.mixture import task_configs
 
-        return {"tasks": {name: workflow.plan(one, listener) for name, one in task_configs(config).items()}}
+        return {"tasks": {name: workflow.plan(one, listener, probe) for name, one in task_configs(config).items()}}
     if isinstance(config, Stages):
         from tunesmith.schedules.stages import task_configs as stage_configs
 
-        return {"tasks": {name: workflow.plan(one, listener) for name, one in stage_configs(config).items()}}
-    return workflow.plan(config, listener)
+        return {"tasks": {name: workflow.plan(one, listener, probe) for name, one in stage_configs(config).items()}}
+    return workflow.plan(config, listener, probe)
 
 
 __all__ = ["plan", "run"]

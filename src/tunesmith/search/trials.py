@@ -155,10 +155,11 @@ class Trainer:
         torch.manual_seed(config.seed)
         attached = how.attach(lm.model, method)
         lm.model = attached.model
-        objective = OBJECTIVES[kind].build(lm, config.train.micro_batch_tokens, config.train.share_prefix)
+        micro_batch_tokens = self.plan["loop"][method.kind]["micro_batch_tokens"]
+        objective = OBJECTIVES[kind].build(lm, micro_batch_tokens, config.train.share_prefix)
         learned, followed = self.items
         if (prepare := OBJECTIVES[kind].prepare) is not None:
-            by_part = prepare(lm.model, {"": learned}, {"": followed}, config.train.micro_batch_tokens, how.start)
+            by_part = prepare(lm.model, {"": learned}, {"": followed}, micro_batch_tokens, how.start)
             learned, followed = by_part[0][""], by_part[1][""]
             if how.start == "cached":  # features of a backbone that no trial moves
                 self.items = learned, followed

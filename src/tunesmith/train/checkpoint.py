@@ -150,7 +150,7 @@ def _optimizer_tensors(
     optimizer: torch.optim.Optimizer, trainable: Mapping[str, torch.nn.Parameter]
 ) -> dict[str, torch.Tensor]:
     return {
-        f"{name}/{key}": value.detach().clone().contiguous()
+        f"{name}/{key}": value.detach().contiguous()
         for name, parameter in _untied(trainable).items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }

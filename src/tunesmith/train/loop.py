@@ -55,6 +55,7 @@ class LoopSettings:
     patience: int = 4
     seed: int = 0
     select: Literal["loss", "metric"] = "loss"
+    micro_batch_tokens: int = 1024  # for who builds the objective
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,10 @@ def chosen(plan: Any) -> dict[str, Any]:
 def test_what_is_left_open_is_chosen_with_a_reason() -> None:
     plan = choose_plan(config(), facts(), "m")
     choices = chosen(plan)
-    assert {"model", "train.epochs", "train.global_batch_size", "train.max_length", "learning_rate (lora)"} == set(
-        choices
-    )
+    assert set(choices) == {
+        "model", "train.epochs", "train.global_batch_size", "train.max_length", "train.micro_batch_tokens",
+        "learning_rate (lora)",
+    }  # fmt: skip
     assert all(choice.reason for choice in plan.choices)
     assert choices["learning_rate (lora)"].source
     assert plan.loop["lora"]["learning_rate"] == pytest.approx(choices["learning_rate (lora)"].value, rel=1e-2)
@@ -41,11 +42,12 @@ def test_pairs_of_answers_are_learned_at_a_tenth_of_the_rate() -> None:
 
 
 def test_what_the_user_set_is_kept_and_not_called_a_choice() -> None:
-    train = {"epochs": 1.5, "learning_rate": 1e-4, "global_batch_size": 4, "max_length": 99}
+    train = {"epochs": 1.5, "learning_rate": 1e-4, "global_batch_size": 4, "max_length": 99, "micro_batch_tokens": 7}
     plan = choose_plan(config(model="m", train=train, method=["lora", "full"], seed=5), facts(), "m")
     assert plan.choices == ()
     for loop in plan.loop.values():
         assert (loop["epochs"], loop["learning_rate"], loop["global_batch_size"], loop["seed"]) == (1.5, 1e-4, 4, 5)
+        assert loop["micro_batch_tokens"] == 7
     assert plan.max_length == 99
 
 

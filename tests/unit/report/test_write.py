@@ -55,6 +55,22 @@ def with_config(run, **changes):
     run.settings_file.write_text(yaml.safe_dump(settings))
 
 
+def test_the_plans_estimates_stand_beside_what_was_taken(finished, tmp_path):
+    run, report = finished
+    for candidate in report["candidates"]:
+        assert candidate["estimate"] == {
+            "seconds": 10.0, "memory_bytes": 10**9,
+            "actual_seconds": None, "actual_memory_bytes": candidate["peak_memory_bytes"],
+        }  # fmt: skip
+    assert "what the plan said, and what it took" in run.html_file.read_text()
+    again = build_run(tmp_path / "timed")
+    for name, seconds in ((LORA, 700.0), (FULL, 1.0)):  # the second was trained for longer than this process ran
+        file = again.candidate(name) / "evaluation.json"
+        write_json(file, read_json(file) | {"seconds": seconds})
+    timed = {c["id"]: c["estimate"]["actual_seconds"] for c in write_report(again)["candidates"]}
+    assert (timed[LORA], timed[FULL]) == (700.0, None)
+
+
 def test_cost_is_the_time_to_train_and_answer_and_money_where_an_hour_has_a_price(finished, tmp_path):
     _, without = finished
     for candidate in without["candidates"]:

@@ -46,6 +46,6 @@ FULL = Method(
     kind="full",
     attach=attach,
     learning_rate=learning_rate,
-    trained_parameters=lambda parameters, hidden_size, layers, settings: parameters,
+    trained_parameters=lambda parameters, hidden_size, linears, settings: parameters,
     flops_per_token=lambda parameters: 6.0 * parameters,
 )

@@ -220,15 +220,12 @@ def learning_rate(model_type: str, hidden_size: int) -> tuple[float, str]:
     )
 
 
-def adapter_parameters(parameters: int, hidden_size: int, layers: int, settings: Lora | Qlora) -> int:
-    """Estimate: seven linear layers of a gated decoder, wide ones about 2.7 times the hidden size.
+def adapter_parameters(parameters: int, hidden_size: int, linears: int, settings: Lora | Qlora) -> int:
+    """Rank times inputs plus outputs of the linear layers, all of them whatever ``target_modules`` says.
 
-    DoRA adds a number for each of their outputs.
+    DoRA adds a number for each of their outputs, about half of ``linears``.
     """
-    per_layer = settings.rank * hidden_size * (4 * 2 + 3 * 3.7)
-    if settings.dora:
-        per_layer += hidden_size * (4 + 2 * 2.7 + 1)
-    return round(per_layer * layers)
+    return settings.rank * linears + (linears // 2 if settings.dora else 0)
 
 
 LORA = Method(

@@ -46,7 +46,8 @@ class Method:
         kind: The name in config.
         attach: (model, settings) → Attached. Randomness comes from torch's generator, seeded by the caller.
         learning_rate: (model type, hidden size) → (rate, where the rule comes from).
-        trained_parameters: (model facts, settings) → number of parameters that move, before anything is loaded.
+        trained_parameters: (parameters, hidden size, inputs plus outputs of all linear layers, settings) → number of
+            parameters that move, before anything is loaded.
         flops_per_token: parameters → floating-point operations per trained token.
         four_bit: Whether the frozen weights are loaded in 4 bits (see ``model.quantise``).
         start: How the head of a model that has one starts; ``cached`` also says that the backbone is read only once.
