@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tunesmith.data.read import BadRow, read_rows
-from tunesmith.errors import DataError
+from tunesmith.errors import ConfigError, DataError, NotFoundError
+from tunesmith.sources.files import resolve_files
 
 MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 RELATIONS = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
@@ -143,3 +145,19 @@ def test_damage_gives_rows_or_a_refusal_and_no_traceback(name: str, data: st.Dat
             assert number >= 1 and isinstance(row, dict | BadRow)
     except DataError as error:
         assert name in str(error)
+
+
+def test_a_folder_saved_by_datasets_is_its_files_in_their_order(tmp_path: Path) -> None:
+    names = ["data-00001-of-00002.arrow", "data-00000-of-00002.arrow"]
+    for name in names:
+        (tmp_path / name).write_bytes(arrow(True))
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    files = resolve_files(str(tmp_path))
+    assert files == {f"{tmp_path}/{name}": tmp_path / name for name in names}
+    assert [row for path in files.values() for _, row in read_rows(path)] == ROWS + ROWS
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(NotFoundError, match=names[1]):
+        resolve_files(str(tmp_path))
+    (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "../x.arrow"}]}')
+    with pytest.raises(ConfigError, match=r"\.\./x\.arrow"):
+        resolve_files(str(tmp_path))
