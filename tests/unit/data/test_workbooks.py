@@ -161,3 +161,12 @@ def test_a_folder_saved_by_datasets_is_its_files_in_their_order(tmp_path: Path) 
     (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "../x.arrow"}]}')
     with pytest.raises(ConfigError, match=r"\.\./x\.arrow"):
         resolve_files(str(tmp_path))
+
+
+def test_a_damaged_length_is_refused_and_not_a_want_of_memory(tmp_path: Path) -> None:
+    damaged = bytearray(FILES["a.arrow"])
+    damaged[260] ^= 6
+    damaged[108] ^= 1
+    (tmp_path / "a.arrow").write_bytes(damaged[:488])
+    with pytest.raises(DataError, match="not a whole Arrow file"):
+        list(read_rows(tmp_path / "a.arrow"))
