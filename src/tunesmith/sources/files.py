@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 from pathlib import Path
 
 from tunesmith.errors import ConfigError, NotFoundError, SourceError
@@ -37,9 +38,25 @@ def resolve_files(source: str, beside: str | None = None) -> dict[str, Path]:
         prefix = source[: source.index("/") + 1]
         return {prefix + member if wild else source: folder / member for member in members}
     if not wild or Path(source).expanduser().exists():
-        return {source: resolve_file(source)}
+        path = resolve_file(source)
+        return _saved_files(source, path) if (path / "state.json").is_file() else {source: path}
     paths = [Path(path) for path in sorted(glob.glob(str(Path(source).expanduser()), recursive=True))]
     files = {str(path): path for path in paths if path.is_file()}
     if not files:
         raise NotFoundError(f"{source}: no file is of that form. In it, * stands for any name, ** for any folders.")
     return files
+
+
+def _saved_files(source: str, folder: Path) -> dict[str, Path]:
+    """The Arrow files of a folder that `Dataset.save_to_disk` wrote, in the order it names them."""
+    try:
+        names = [str(entry["filename"]) for entry in json.loads((folder / "state.json").read_bytes())["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{source}: its state.json names no data files, as a saved data set's does.") from error
+    if bad := [name for name in names if Path(name).name != name]:
+        raise ConfigError(f"{source}: state.json names '{bad[0]}'; expected files of this folder alone.")
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise NotFoundError(f"{source}: {', '.join(missing)} named in state.json is not there. Copy the whole folder.")
+    if not names:
+        raise ConfigError(f"{source}: a saved data set without data files, thus without rows.")
+    return {f"{source.rstrip('/')}/{name}": folder / name for name in names}

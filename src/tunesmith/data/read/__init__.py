@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from tunesmith.data.read import delimited, jsonl, parquet, po
+from tunesmith.data.read import arrow, delimited, excel, jsonl, parquet, po
 from tunesmith.data.read.cells import RowError
 from tunesmith.data.read.formats import LABELLED, Layout, Parsed, parse_row, recognise
 from tunesmith.data.read.rows import BadRow, LeftOut, Row
@@ -25,7 +25,13 @@ READERS = {
     ".csv": delimited.read_csv_rows,
     ".tsv": delimited.read_tsv_rows,
 }
-NAMED_READERS = {".parquet": parquet.read_rows, ".po": po.read_rows}  # of files whose columns always have names
+NAMED_READERS = {  # of files whose columns always have names
+    ".parquet": parquet.read_rows,
+    ".arrow": arrow.read_rows,
+    ".feather": arrow.read_rows,
+    **dict.fromkeys((".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"), excel.read_rows),
+    ".po": po.read_rows,
+}
 FIRST_ROWS = 100  # from which the format and the columns are recognised
 LISTED = 50  # bad rows printed; all of them are counted
 
@@ -114,7 +120,7 @@ def read_examples(
     """Read a file of examples, or several files of one layout as if they were one.
 
     Args:
-        path: A .jsonl, .json, .csv, .tsv, .parquet or .po file, also with .gz; or several by name, in order.
+        path: A file of one of the kinds in ``READERS`` or ``NAMED_READERS``, also with .gz; or several by name.
         task_kind: ``classification``, ``multi_label`` and ``regression`` make examples with text and label, any
             other with messages.
         format: How a row is laid out, or ``auto``.

@@ -37,6 +37,6 @@ def read_rows(path: Path) -> Iterator[Row]:
                         yield number, BadRow(number, f"a value that cannot be read ({error})")
         except DataError:
             raise
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, MemoryError, OSError, ValueError) as error:  # a damaged length asks for any memory
             why = " ".join(str(error).split())[:200]
             raise DataError(f"{path.name}: not a whole Parquet file ({why}). Write it again.") from error
