@@ -84,6 +84,7 @@ def preview(source: str, model: str | None, method: str | None, count: int, spli
 @click.option(
     "--undo", type=click.Path(path_type=Path), metavar="LOG", help="Undo a log's changes to the cleaned FILE."
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def clean_command(
     source: Path,
     out: Path,
@@ -93,6 +94,7 @@ def clean_command(
     review: Path | None,
     replay: Path | None,
     undo: Path | None,
+    as_json: bool,
 ) -> None:
     """Write a JSON Lines file without what is wrong with it, and a log of every change; FILE itself stays as it is.
 
@@ -114,9 +116,13 @@ def clean_command(
         if fixes or test or pseudonyms or review or (replay and undo):
             raise click.UsageError("--replay and --undo: each alone, with FILE and -o.")
         apply_log(log, source, out, undo is not None)
-        click.echo(f"{out}: {'restored' if undo else 'cleaned'}, as the log says.")
+        done = "restored" if undo else "cleaned"
+        click.echo(json.dumps({"out": str(out), "done": done}) if as_json else f"{out}: {done}, as the log says.")
         return
     told = clean(source, out, fixes or USUAL, test, pseudonyms, review)
+    if as_json:
+        click.echo(json.dumps({"out": str(out), **told}))
+        return
     by_check = ", ".join(f"{name} {n:,}" for name, n in told["by_check"].items()) or "nothing to mend"
     click.echo(f"{out}: {told['rows']:,} rows, {told['dropped']:,} left out, {told['edited']:,} changed ({by_check}).")
     click.echo(f"Every change stands in {told['log']}, with the lines as they were.")

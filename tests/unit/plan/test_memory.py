@@ -16,7 +16,7 @@ from tunesmith.model.load import load_model
 from tunesmith.plan.choose import choose_plan
 from tunesmith.plan.facts import gather_facts
 from tunesmith.plan.memory import HEAP, HEAP_WHOLE, Correction, Training, correction, ways_to_fit
-from tunesmith.plan.probe import Probe, measure, probe, random_items
+from tunesmith.plan.probe import Probe, probe, random_items
 from tunesmith.sources import resolve_model
 from tunesmith.train.methods import METHODS
 from tunesmith.train.objectives.causal import Causal
@@ -114,9 +114,10 @@ def test_a_plan_computes_fewer_tokens_at_once_where_memory_is_short() -> None:
     assert again["memory"]["unexplained"] == pytest.approx(again["memory"]["total"] / 2, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_steps_are_measured(tiny_model_path: Path) -> None:
     what = Probe(str(tiny_model_path), "causal", 0, {"kind": "lora"}, (64, 256), 32, 4)
-    small, large = measure(what)
+    small, large = probe(what)
     assert 0 < small <= large
 
 
