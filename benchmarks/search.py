@@ -180,9 +180,9 @@ def train_setting(
         losses = reached.losses[: len(validation)]
         everything = [*validation, *test]
         if cached:
-            right = follow(trainer.task, reached.model, everything, trainer.items[1])().items
+            right = follow(trainer.task, reached.model, everything, trainer.items[config.data.template][1])().items
         else:
-            right = [a.prediction == a.target for a in trainer.predict(reached.model, everything, "")]
+            right = [a.prediction == a.target for a in trainer.predict(reached.model, everything, changed, "")]
         of_validation, of_test = right[: len(validation)], right[len(validation) :]
         found.append([
             float(losses[:, 0].sum() / losses[:, 1].sum()), float(np.mean(of_validation)), float(np.mean(of_test)),
