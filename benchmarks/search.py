@@ -1,13 +1,13 @@
 """Successive halving and TPE, replayed on grids of trainings that were recorded once.
 
     python benchmarks/search.py --record [--cells LIST] [--out FOLDER]     # trains: hours, see below
-    python benchmarks/search.py [--replays 200]                            # replays what is recorded: 15 minutes
+    python benchmarks/search.py [--replays 200]                            # replays what is recorded: 20 minutes
 
 A cell is a model, a method and a data set; its grid is 40 settings (five learning rates round the rule's, two batches,
 two warm-ups, two ranks or weight decays), each trained with two or three seeds as ``tunesmith search hyperparameters``
-trains a trial: to every rung, with validation loss, validation accuracy and test accuracy at each. On two cores of 2023
-minilm-head-banking77 takes about 15 minutes, smollm2-head-polarity 30, minilm-lora-sentiment 60, smollm2-lora-sentiment
-180. What was interrupted goes on: a line of ``--out``/<cell>.jsonl for each training, and results/search-<cell>.json
+trains a trial: to every rung, with validation loss, validation accuracy and test accuracy at each. On one core of 2023
+minilm-head-banking77 takes about 15 minutes, smollm2-head-polarity 50, minilm-lora-sentiment 60, smollm2-lora-sentiment
+160. What was interrupted goes on: a line of ``--out``/<cell>.jsonl for each training, and results/search-<cell>.json
 when all are there. Data from TUNESMITH_TEST_DATA: banking77, nltk_sentence_polarity, uci_sentiment_sentences.
 
 A replay is a search with its own seed over the grid's settings, the project's own first, within a share of the tokens
@@ -180,9 +180,9 @@ def train_setting(
         losses = reached.losses[: len(validation)]
         everything = [*validation, *test]
         if cached:
-            right = follow(trainer.task, reached.model, everything, trainer.items[1])().items
+            right = follow(trainer.task, reached.model, everything, trainer.items[config.data.template][1])().items
         else:
-            right = [a.prediction == a.target for a in trainer.predict(reached.model, everything, "")]
+            right = [a.prediction == a.target for a in trainer.predict(reached.model, everything, changed, "")]
         of_validation, of_test = right[: len(validation)], right[len(validation) :]
         found.append([
             float(losses[:, 0].sum() / losses[:, 1].sum()), float(np.mean(of_validation)), float(np.mean(of_test)),

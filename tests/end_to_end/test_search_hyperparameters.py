@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from end_to_end.projects import Result, call, read_strictly, write_labelled, write_project
+from end_to_end.projects import Result, build_encoder, call, read_strictly, write_labelled, write_project
 from tunesmith.records import Interval
 from tunesmith.report.hyperparameters import optimism_in_words, parallel, reason, render_hyperparameters
-from tunesmith.run import Run
+from tunesmith.run import Run, read_examples, read_predictions
 from tunesmith.search import hyperparameters
 from tunesmith.search.hyperparameters import optimism
 
@@ -169,7 +169,7 @@ def made_up(**changes: Any) -> dict[str, Any]:
         "name": "s", "created": "2026-01-01T00:00:00", "task": {"kind": "classification", "metric": "accuracy"},
         "objective": {"name": "loss", "higher_is_better": False},
         "space": {"train.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "method.rank": [8, 32]},
-        "rungs": [100, 300], "data": {"train": 300, "validation": 50, "test": 200, "compared_on": 50},
+        "names": {}, "rungs": [100, 300], "data": {"train": 300, "validation": 50, "test": 200, "compared_on": 50},
         "trials": [
             trial(0, 1e-3, 8, [0.5, 0.4], None), trial(1, 2e-3, 32, [0.4, 0.3], None),
             trial(2, 1e-4, 8, [0.9], "worse"), trial(3, 1e-2, 8, [None], "failed"),
@@ -212,3 +212,29 @@ def test_optimism_is_signed_as_better_and_holds_newcombes_example() -> None:
     assert found["low"] == pytest.approx(0.0524, abs=2e-3) and found["high"] == pytest.approx(0.3339, abs=2e-3)
     turned = optimism(Interval(0.6, 0.49, 0.7, 80), Interval(0.8, 0.69, 0.88, 70), "mae")
     assert turned["difference"] == pytest.approx(0.2)
+
+
+# ── forms of a table's rows ──────────────────────────────────────────────────────────────────────────────
+def test_forms_of_a_table_are_compared_on_the_same_rows(tmp_path: Path) -> None:
+    words = {"yes": ["good", "fine", "sunny"], "no": ["bad", "cold", "grim"]}
+    rows = [f"{words[label][i % 3]},{i},{label}" for i in range(60) for label in ("yes", "no")]
+    (tmp_path / "data.csv").write_text("word,number,label\n" + "\n".join(rows) + "\n")
+    config = write_project(
+        tmp_path, model=str(build_encoder(tmp_path / "encoder")), method="head",
+        data={"format": "table", "label": "label"}, train={"epochs": 8, "global_batch_size": 4},
+    )  # fmt: skip
+    out = tmp_path / "s"
+    result = call("search", "formats", config, "--out", out, "--columns", "word", "--columns", "number", "-q")
+    assert result.code == 0, result.err
+    report = read_strictly(out / "search.json")
+    names = [report["names"][row["setting"]["data.template"]] for row in report["trials"]]
+    assert names[0] == "names" and set(names) == {"names", "sentence", "json", "markdown", "word", "number"}
+    worth = {name: row["values"][0] for name, row in zip(names, report["trials"], strict=True)}
+    assert worth["number"] == max(worth.values())  # the one form that does not show what decides
+    assert "markdown" in (out / "report.html").read_text()
+    answers = [read_predictions(file) for file in out.glob("candidates/*/rung-*-test.parquet")]
+    ids = [[a.example_id for a in found] for found in answers]
+    assert ids and all(other == ids[0] for other in ids)
+    assert ids[0] == [e.id for e in read_examples(Run(out).split("test"))]
+    refused = call("search", "formats", config, "--out", out, "--columns", "wort", "-q")
+    assert refused.code == 3 and "no column 'wort'" in refused.err

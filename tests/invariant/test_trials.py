@@ -72,7 +72,7 @@ def test_what_was_reached_is_there_again_and_can_be_asked(tmp_path: Path, monkey
     first = trials.reach(config, folder, "", RUNGS, 0)
     again = trials.reach(config, folder, "", RUNGS, 0)
     assert (again.losses == first.losses).all() and again.tokens == first.tokens
-    answers = trials.predict(again.model, trials.validation, "t")
+    answers = trials.predict(again.model, trials.validation, config, "t")
     assert [a.example_id for a in answers] == [e.id for e in trials.validation]
     forget(folder, RUNGS[0])
     assert {path.name for path in folder.iterdir()} == {"seen-60"}

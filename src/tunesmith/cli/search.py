@@ -136,8 +136,6 @@ def hyperparameters(
     config = read_config(config_file, overrides)
     folder = out or Path("runs") / f"{config_file.stem}-hyperparameters"
     from tunesmith.cli.progress import progress
-    from tunesmith.report.hyperparameters import render_hyperparameters
-    from tunesmith.run import Run, write_atomic
     from tunesmith.search.hyperparameters import Budget, search_hyperparameters
     from tunesmith.search.space import import_optuna, read_space
 
@@ -148,9 +146,52 @@ def hyperparameters(
             config, folder, listener, shlex.join(["tunesmith", *sys.argv[1:]]), space=space, objective=objective,
             budget=Budget(trials, minutes, tokens),
         )  # fmt: skip
+    click.echo(written(report, config_file, folder, as_json))
+
+
+@command.command("formats")
+@click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; default runs/<name of the config>-formats.")
+@click.option(
+    "--columns", "chosen", multiple=True, metavar="LIST", help="A further form: these columns alone, with commas."
+)
+@click.option("--objective", metavar="NAME", default="loss", show_default=True, help="loss, or a metric of the task.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time it may take.")
+@shared
+def formats(
+    config_file: Path, out: Path | None, chosen: tuple[str, ...], objective: str, minutes: float | None,
+    overrides: tuple[str, ...], as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Find the form in which the rows of the table in CONFIG are best shown: names, a sentence, JSON, Markdown.
+
+    Each form is trained and compared on the same validation examples, as a search among hyperparameters does. The same
+    command on the same folder goes on.
+    """
+    from tunesmith.config import read_config
+
+    config = read_config(config_file, overrides)
+    folder = out or Path("runs") / f"{config_file.stem}-formats"
+    from tunesmith.cli.progress import progress
+    from tunesmith.search.formats import search_formats
+    from tunesmith.search.space import import_optuna
+
+    import_optuna()
+    columns = [[name.strip() for name in some.split(",") if name.strip()] for some in chosen]
+    with progress(quiet) as listener:
+        report = search_formats(
+            config, folder, listener, shlex.join(["tunesmith", *sys.argv[1:]]), chosen=columns, objective=objective,
+            minutes=minutes,
+        )  # fmt: skip
+    click.echo(written(report, config_file, folder, as_json))
+
+
+def written(report: dict[str, Any], config_file: Path, folder: Path, as_json: bool) -> str:
+    """Write the page of a search among settings; returns what is said of it."""
+    from tunesmith.report.hyperparameters import render_hyperparameters
+    from tunesmith.run import Run, write_atomic
+
     write_atomic(Run(folder).html_file, render_hyperparameters(report))
-    said = json.dumps(report, ensure_ascii=False, indent=2) if as_json else best_first(report, config_file, folder)
-    click.echo(said)
+    return json.dumps(report, ensure_ascii=False, indent=2) if as_json else best_first(report, config_file, folder)
 
 
 def best_first(report: dict[str, Any], config_file: Path, folder: Path) -> str:

@@ -47,8 +47,8 @@ def value_in_words(value: float | None, report: Json) -> str:
     return "–" if value is None else f"{value:.4f}" if name == "loss" else in_words(value, name)
 
 
-def _setting(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _setting(value: Any, report: Json) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else report["names"].get(value, str(value))
 
 
 def table(report: Json) -> list[Json]:
@@ -59,7 +59,7 @@ def table(report: Json) -> list[Json]:
     return [row | {
         "key": row["trial"] + 1, "chosen": row["trial"] == report["chosen"], "own": row["trial"] == 0,
         "near": row["trial"] in report["not_told_apart"],
-        "settings": [_setting(row["setting"][key]) for key in report["space"]],
+        "settings": [_setting(row["setting"][key], report) for key in report["space"]],
         "worth": [value_in_words(v, report) for v in [*row["values"], *[None] * rungs][:rungs]],
         "best": value_in_words(row["value"], report),
         "end": STOPPED.get(row["stopped"] or "", "") + (f": {row['reason']}" if row["reason"] else ""),
@@ -74,7 +74,7 @@ def parallel(report: Json) -> str:
     columns = [(short(key), [row["setting"][key] for row in done], axis) for key, axis in report["space"].items()]
     axes, places = [], []
     for name, values, axis in columns:
-        ticks, at = _ordered(values) if isinstance(axis, list) else _scaled(values, axis.get("log", False))
+        ticks, at = _ordered(values, report) if isinstance(axis, list) else _scaled(values, axis.get("log", False))
         axes.append((name, ticks))
         places.append(at)
     sign = 1 if report["objective"]["higher_is_better"] else -1
@@ -95,11 +95,11 @@ def parallel(report: Json) -> str:
     return charts.parallel_chart(axes, threads)
 
 
-def _ordered(values: list[Any]) -> tuple[list[tuple[float, str]], list[float]]:
+def _ordered(values: list[Any], report: Json) -> tuple[list[tuple[float, str]], list[float]]:
     """Places of choices: one beside another, numbers by size."""
     kinds = sorted(set(values), key=lambda v: (isinstance(v, str), v if isinstance(v, int | float) else 0, str(v)))
     step = {value: i / max(1, len(kinds) - 1) for i, value in enumerate(kinds)}
-    return [(step[value], _setting(value)) for value in kinds], [step[value] for value in values]
+    return [(step[value], _setting(value, report)) for value in kinds], [step[value] for value in values]
 
 
 def _scaled(values: list[float], log: bool) -> tuple[list[tuple[float, str]], list[float]]:

@@ -17,7 +17,7 @@ import numpy as np
 from tunesmith import workflow
 from tunesmith.candidates.candidate import Listener
 from tunesmith.config import FORMAT_VERSION, Config, Remedies, parse_config
-from tunesmith.errors import ConfigError, RunError, TrainingError
+from tunesmith.errors import ConfigError, DataError, RunError, TrainingError
 from tunesmith.evaluate.compare import compare, metric_interval
 from tunesmith.evaluate.metrics import COMPARABLE, METRICS, metric_values
 from tunesmith.plan.estimate import training_seconds
@@ -59,7 +59,7 @@ class Budget(NamedTuple):
 
 def search_hyperparameters(
     config: Config, folder: Path, listener: Listener, command: str = "", *, space: Space | None = None,
-    objective: str = LOSS, budget: Budget | None = None,
+    objective: str = LOSS, budget: Budget | None = None, names: Mapping[str, str] | None = None,
 ) -> Json:  # fmt: skip
     """Try settings of a project's first method and say which is best, and what it is worth on the test examples.
 
@@ -74,6 +74,7 @@ def search_hyperparameters(
         space: As ``search.space`` reads it; left out: from the rules.
         objective: ``loss``, or one of the task's metrics, on validation.
         budget: What the search may take.
+        names: What the report calls values that are long.
 
     Returns:
         The content of search.json.
@@ -104,7 +105,7 @@ def search_hyperparameters(
                 f"--objective {objective}: task {task.kind} has no such metric. Take one of {', '.join(known)}."
             )
         plan = workflow.make_plan(config, run, listener)
-        return _Search(config, run, task, plan, listener, space, objective, budget).search(command)
+        return _Search(config, run, task, plan, listener, space, objective, budget, names or {}).search(command)
 
 
 class _Search:
@@ -112,7 +113,7 @@ class _Search:
 
     def __init__(
         self, config: Config, run: Run, task: Task, plan: Json, listener: Listener, space: Space | None,
-        objective: str, budget: Budget,
+        objective: str, budget: Budget, names: Mapping[str, str],
     ) -> None:  # fmt: skip
         self.config, self.run, self.task, self.plan, self.listener = config, run, task, plan, listener
         self.facts, self.loop = Facts(**plan["facts"]), plan["loop"][config.method[0].kind]
@@ -120,7 +121,7 @@ class _Search:
         self.own = own_setting(config, self.loop, self.space)
         self.objective = objective_by(objective)
         self.rungs = lengths(self.loop["epochs"] * self.facts.train, self.loop["global_batch_size"])
-        self.budget = budget
+        self.budget, self.names = budget, names
         self.trainer = Trainer(config, run, task, plan, listener)
         self._require_enough()
         self._require_same()
@@ -239,7 +240,7 @@ class _Search:
                 raise TrainingError(f"the {self.objective.name} on validation is {value}")
             seconds = round(time.monotonic() - started, 2)
             outcome = Outcome(value, items.tolist(), reached.tokens - before, seconds)
-        except TrainingError as error:
+        except (TrainingError, DataError) as error:
             outcome = Outcome(None, [], 0, round(time.monotonic() - started, 2), str(error))
         write_json(file, {
             "trial": trial, "rung": rung, "setting": setting, "value": outcome.value, "tokens": outcome.tokens,
@@ -256,11 +257,11 @@ class _Search:
         for part, file in files.items():
             if file.is_file():
                 continue
+            changed = configured(self.config, self._setting(trial))
             if lm is None:
-                changed = configured(self.config, self._setting(trial))
                 lm = self.trainer.reach(changed, folder, name, self.rungs, rung).model
             examples = read_examples(self.run.split("test")) if part == "test" else self.trainer.validation
-            write_predictions(file, self.trainer.predict(lm, examples, f"{name}, {part}"))
+            write_predictions(file, self.trainer.predict(lm, examples, changed, f"{name}, {part}"))
         return {part: read_predictions(file) for part, file in files.items()}
 
     # ── the whole ────────────────────────────────────────────────────────────────────────────────────────
@@ -291,7 +292,8 @@ class _Search:
             "format_version": FORMAT_VERSION, "search": "hyperparameters", "name": self.run.folder.name,
             "created": settings["created"], "task": {"kind": self.task.kind, "metric": self.task.metric},
             "objective": {"name": self.objective.name, "higher_is_better": self.objective.higher_is_better},
-            "method": self.config.method[0].kind, "space": self.space, "budget": self.budget._asdict(),
+            "method": self.config.method[0].kind, "space": self.space, "names": dict(self.names),
+            "budget": self.budget._asdict(),
             "rungs": [round(length) for length in self.rungs],
             "data": {part: splits[part]["count"] for part in splits} | {"compared_on": len(best.items)},
             "trials": trials, "chosen": chosen["trial"], "not_told_apart": near,

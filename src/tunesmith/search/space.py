@@ -127,7 +127,7 @@ def configured(config: Config, setting: Mapping[str, Any]) -> Config:
     raw["method"] = raw["method"][:1]
     for key, value in setting.items():
         group, name = key.split(".")
-        (raw["train"] if group == "train" else raw["method"][0])[name] = value
+        (raw["method"][0] if group == "method" else raw[group])[name] = value
     return parse_config(raw, "the search space")
 
 
@@ -135,7 +135,8 @@ def own_setting(config: Config, loop: Mapping[str, Any], space: Space) -> Json:
     """What the project has for each setting of the space without a search."""
     method = config.method[0]
     places = {key: key.split(".") for key in space}
-    return {key: loop[name] if group == "train" else getattr(method, name) for key, (group, name) in places.items()}
+    groups = {"train": loop, "method": method.model_dump(), "data": config.data.model_dump()}
+    return {key: groups[group][name] for key, (group, name) in places.items()}
 
 
 def size(space: Space, own: Mapping[str, Any]) -> int:
@@ -149,14 +150,16 @@ def size(space: Space, own: Mapping[str, Any]) -> int:
 def in_options(config: Config, setting: Mapping[str, Any]) -> list[str]:
     """A setting as options of the command line, beside what the project file says."""
     method = configured(config, setting).method[0]
-    options = [f"{key}={_said(value)}" for key, value in setting.items() if key.startswith("train.")]
+    options = [f"{key}={_said(value)}" for key, value in setting.items() if not key.startswith("method.")]
     if any(key.startswith("method.") for key in setting):
         options.append(f"method={json.dumps({'kind': method.kind} | method.model_dump(exclude_defaults=True))}")
     return [word for option in options for word in ("--set", option)]
 
 
 def _said(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str) and value.replace("_", "").isalpha():
+        return value
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 # ── Optuna ───────────────────────────────────────────────────────────────────────────────────────────────

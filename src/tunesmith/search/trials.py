@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,9 +24,10 @@ from numpy.typing import NDArray
 from tunesmith.candidates.candidate import Listener
 from tunesmith.candidates.tuned import Part, one_interface
 from tunesmith.config import Config
+from tunesmith.data.read.table import arranged
 from tunesmith.errors import ConfigError
 from tunesmith.plan.choose import DEFAULT_MODEL
-from tunesmith.records import Prediction
+from tunesmith.records import Example, Prediction
 from tunesmith.run import Run, read_examples
 from tunesmith.search.space import TRAIN
 from tunesmith.tasks import Task
@@ -57,7 +59,10 @@ class Reached(NamedTuple):
 
 
 class Trainer:
-    """Trains trials of one project. Models are read anew for each; ``items`` are encoded once, train and validation."""
+    """Trains trials of one project.
+
+    Models are read anew for each. ``items`` are those of train and validation, encoded once for each template.
+    """
 
     def __init__(self, config: Config, run: Run, task: Task, plan: Mapping[str, Any], listener: Listener) -> None:
         method = config.method[0]
@@ -70,7 +75,7 @@ class Trainer:
         self.model = config.model or DEFAULT_MODEL
         self.train, self.validation = (read_examples(run.split(part)) for part in ("train", "validation"))
         self.validation = self.validation[:WATCHED]
-        self.items: tuple[list[Any], list[Any]] | None = None
+        self.items: dict[str, tuple[list[Any], list[Any]]] = {}
 
     def reach(self, config: Config, folder: Path, name: str, rungs: Sequence[float], rung: int) -> Reached:
         """Train a trial as far as a rung; what stands in its folder is gone on from.
@@ -119,15 +124,23 @@ class Trainer:
         losses = torch.stack(losses_and_units(lm.model, objective, followed), dim=1).numpy()
         return Reached(lm, losses, result.tokens, before, steps, steps / per_epoch, warmup / steps)
 
-    def predict(self, lm: LanguageModel, examples: Any, name: str) -> list[Prediction]:
-        """What a trained model says of examples."""
+    def shown(self, examples: Sequence[Example], config: Config) -> Sequence[Example]:
+        """Rows of a table as a trial's template has them; all others as they are."""
+        template = config.data.template
+        if template == self.config.data.template:
+            return examples
+        return [arranged(example, [name for name, _ in example.columns], template) for example in examples]
+
+    def predict(self, lm: LanguageModel, examples: Sequence[Example], config: Config, name: str) -> list[Prediction]:
+        """What a trial's model says of examples, under the ids that they have however they are shown."""
         done = [0]
 
         def progress(n: int) -> None:
             done[0] += n
             self.listener(f"{name}: asking", done[0], len(examples), {})
 
-        return self.task.predict(lm, examples, name, (), progress)
+        answers = self.task.predict(lm, self.shown(examples, config), name, (), progress)
+        return [replace(answer, example_id=e.id) for answer, e in zip(answers, examples, strict=True)]
 
     def _ready(self, config: Config) -> tuple[LanguageModel, Attached, Objective, list[Any], list[Any]]:
         """A model with what the method attaches, its objective, and the items that are learned and followed."""
@@ -145,24 +158,26 @@ class Trainer:
         kind = one_interface(parts, architecture(resolve_model(self.model)), method.kind)
         torch.manual_seed(config.seed)
         lm = load_model(self.model, kind, getattr(self.task, "outputs", 0), how.four_bit)
-        if self.items is None:
+        template = config.data.template
+        if template not in self.items:
             encoding = EncodeSettings(self.plan["max_length"], config.train.train_on, config.data.overlong)
             encode = OBJECTIVES[kind].encode
             learned, followed = (
-                encode(self.task, lm.tokenizer, part, encoding)[0] for part in (self.train, self.validation)
+                encode(self.task, lm.tokenizer, self.shown(part, config), encoding)[0]
+                for part in (self.train, self.validation)
             )
-            self.items = learned, followed
+            self.items[template] = learned, followed
         torch.manual_seed(config.seed)
         attached = how.attach(lm.model, method)
         lm.model = attached.model
         micro_batch_tokens = self.plan["loop"][method.kind]["micro_batch_tokens"]
         objective = OBJECTIVES[kind].build(lm, micro_batch_tokens, config.train.share_prefix)
-        learned, followed = self.items
+        learned, followed = self.items[template]
         if (prepare := OBJECTIVES[kind].prepare) is not None:
             by_part = prepare(lm.model, {"": learned}, {"": followed}, micro_batch_tokens, how.start)
             learned, followed = by_part[0][""], by_part[1][""]
             if how.start == "cached":  # features of a backbone that no trial moves
-                self.items = learned, followed
+                self.items[template] = learned, followed
         return lm, attached, objective, learned, followed
 
 
