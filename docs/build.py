@@ -65,8 +65,8 @@ CLOSING = """## In the shell
 `--set key=value` overrides a setting for one run: `tunesmith run project.yaml --set train.epochs=1 --set method=full`.
 Values are YAML. An unknown setting is refused, with the nearest known one named; all problems are said at once.
 
-A relative path under `data`, `rag` or `forgetting` is looked up beside the project file first, then in the working
-directory.
+A relative path under `data`, `rag`, `forgetting`, `fairness.swaps` or `remedies.replay_from` is looked up beside the
+project file first, then in the working directory.
 """
 
 

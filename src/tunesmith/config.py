@@ -664,6 +664,15 @@ class Config(Common):
         return self
 
     @model_validator(mode="after")
+    def _training_is_there(self) -> Self:
+        """What is asked of a training needs one."""
+        asked = {"forgetting.guard": self.forgetting.guard is not None, "overfitting": self.overfitting == "control"}
+        if not self.fine_tunes and any(asked.values()):
+            names = ", ".join(name for name, there in asked.items() if there)
+            raise ValueError(f"{names}: nothing is fine-tuned; add tune to candidates, or leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _fairness_fits(self) -> Self:
         asked = [name for name in ("swaps", "remedies") if getattr(self.fairness, name)]
         written = self.task.kind in ("generation", "translation")

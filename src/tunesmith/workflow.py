@@ -21,6 +21,7 @@ import yaml
 from tunesmith.candidates import FAMILIES, Candidate, Context, Fit
 from tunesmith.candidates.candidate import Listener, model_id
 from tunesmith.candidates.follow import require_metric
+from tunesmith.candidates.tuned import MEASURED_ON
 from tunesmith.config import FINE_TUNED, FORMAT_VERSION, AnyConfig, Config, Remedies, parse_any_config
 from tunesmith.data.checks import GATES, gate
 from tunesmith.data.prepare import prepare_data
@@ -297,6 +298,10 @@ def _interfaces(config: Config, task: Task, architecture: str) -> dict[str, str]
                     raise ConfigError("4-bit bases are for decoders that write text. Use method lora here.")
             if config.remedies != Remedies() and found[kind] != "causal":
                 raise ConfigError("remedies are for decoders that learn next tokens. Remove them, or take a decoder.")
+            if config.fine_tunes and config.forgetting.guard is not None and found[kind] not in MEASURED_ON:
+                raise ConfigError(
+                    f"forgetting.guard is for models that write text, not {found[kind]} ones; leave it out."
+                )
         except ConfigError as error:
             problems.append(f"method {kind}: {error}")
     if problems:

@@ -124,6 +124,34 @@ def test_lower_is_better_is_turned_and_missing_general_text_gives_way_to_diverge
     assert judge([{"name": "a", "status": "failed"}], "accuracy", 1.0)["knee"] is None
 
 
+def test_nothing_is_recommended_where_nothing_was_trained_or_no_rate_is_known() -> None:
+    alone = judge([row("base", 0.5, 0.0), {"name": "a", "status": "not_run"}], "accuracy", 0.2)
+    assert alone["knee"] is None
+    assert "Nothing was trained" in reason(alone | {"task": {"metric": "accuracy"}, "exchange": 0.2})
+    rows = [row("base", 0.5, 0.0, 0.0), row("a", 0.95, None, 3.3)]
+    unknown = judge(rows, "accuracy", 0.2, of_text=True)
+    assert unknown["knee"] is None
+    assert "Give --exchange" in reason(unknown | {"task": {"metric": "accuracy"}, "exchange": 0.2})
+
+
+def test_the_project_is_told_only_what_a_single_scale_leaves_to_say() -> None:
+    from tunesmith.cli.search import _settings
+
+    remedies = {"scale": [0.7], "exchange": 2.0, "replay_from": "texts.jsonl"}
+    found = _settings(
+        {"name": "lora+scale+seed=1", "method": "lora", "remedies": remedies, "learning_rate": 0.001},
+        {"settings": {"method": [{"kind": "lora"}]}},
+    )
+    assert found == ["--set", "seed=1", "--set", 'remedies={"scale": [0.7]}']
+
+
+def test_tasks_without_written_answers_are_refused_before_anything_is_done(tmp_path: Path) -> None:
+    config = write_project(tmp_path, task={"kind": "classification", "by": "head"}, candidates=["tune"])
+    result = call("search", "forgetting", config, "--out", tmp_path / "search", "-q")
+    assert result.code == 3
+    assert "not a head" in result.err
+
+
 # ── names ────────────────────────────────────────────────────────────────────────────────────────────────
 def project(**changes: Any) -> Any:
     return parse_config({"task": "classification", "data": {"train": "x.csv"}, "method": "full"} | changes)

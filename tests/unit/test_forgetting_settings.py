@@ -51,3 +51,13 @@ def test_what_cannot_be_meant_is_refused(written: Any, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config({**PROJECT, "forgetting": written})
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    ({"forgetting": {"guard": 0.5}}, "forgetting.guard: nothing is fine-tuned"),
+    ({"overfitting": "control"}, "overfitting: nothing is fine-tuned"),
+])  # fmt: skip
+def test_what_needs_a_training_is_refused_without_one(more: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse_config({**PROJECT, **more, "candidates": ["prompt"]})
+    parse_config({**PROJECT, **more, "candidates": ["prompt", "tune"]})

@@ -1,4 +1,7 @@
-"""Shadow trainings: the settings of the model that is kept, on examples that were tampered with; then thrown away."""
+"""Shadow trainings, on examples that were tampered with, then thrown away.
+
+They take model, method and settings of training from the model that is kept; remedies and a guard they do without.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,10 @@ def permuted_control(
     rng = np.random.default_rng([context.config.seed, 13])
     chosen = [examples[i] for i in rng.permutation(len(examples))[:CONTROL_EXAMPLES]]
     lm = _load(context, method, interface)
+    encoding = dataclasses.replace(encoding, overlong="drop")  # a long prompt may get another's long answer
     items, _ = OBJECTIVES[interface].encode(task, lm.tokenizer, with_permuted_answers(chosen, rng), encoding)
+    if not items:
+        return {"status": "not_run", "reason": "no example fits the model with another's answer"}
     settings = dataclasses.replace(settings, patience=0, select="loss")
     said = f"{name}: training on permuted answers"
     result = _train(context, lm, method, items, items, settings, folder / "control", said)

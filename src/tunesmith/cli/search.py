@@ -104,6 +104,12 @@ def _settings(row: dict[str, Any], report: dict[str, Any]) -> list[str]:
     if "rate=" in row["name"]:
         changes.append(f"train.learning_rate={row['learning_rate']:.3g}")
     kept = {key: value for key, value in row["remedies"].items() if key not in ("replayed", "held", "compared")}
+    if len(kept.get("scale") or ()) < 2:  # λ was chosen: nothing is left to choose by it, or to compare
+        kept.pop("exchange", None)
+        if not any(kept.get(name) for name in ("replay", "kl", "ewc")):
+            kept.pop("replay_from", None)
+    if (seed := next((part for part in row["name"].split("+") if part.startswith("seed=")), None)) is not None:
+        changes.append(seed)
     changes.append(f"remedies={json.dumps(kept)}")
     return [word for change in changes for word in ("--set", change)]
 

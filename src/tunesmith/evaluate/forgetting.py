@@ -137,7 +137,8 @@ def _kept_answers(
 
 def kept(lm: LanguageModel, key: str, ask: Callable[[], Any], what: str, progress: Progress) -> Any:
     """What the model says, from the cache where it said it before; a sentence where it cannot be asked."""
-    name = content_hash([VERSION, lm.folder.fingerprint, key, str(lm.model.dtype)])
+    kind = [str(lm.model.dtype), *(["4-bit"] if lm.four_bit else [])]
+    name = content_hash([VERSION, lm.folder.fingerprint, key, *kind])
     file = home() / "scores" / f"{name}.json"
     try:
         return read_json(file)["said"]

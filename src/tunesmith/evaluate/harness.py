@@ -49,7 +49,9 @@ def harness_scores(lm: LanguageModel, path: str) -> dict[str, list[float]]:
         ) from error
     finally:
         lm.model.set_attn_implementation(before)
-    samples = sorted(found["samples"][task["task"]], key=lambda sample: sample["doc_id"])
+    samples = found["samples"][task["task"]]
+    samples = [sample for sample in samples if sample.get("filter") == samples[0].get("filter")]  # one for each item
+    samples.sort(key=lambda sample: sample["doc_id"])
     metric = next((name for name in METRICS if samples and name in samples[0]), None)
     if metric is None:
         raise EvaluationError(f"{path}: none of its metrics is {', '.join(METRICS)}, so its items have no score here.")

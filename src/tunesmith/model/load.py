@@ -55,6 +55,11 @@ class LanguageModel:
         return length
 
     @property
+    def four_bit(self) -> bool:
+        """Whether weights are kept in 4 bits."""
+        return any(type(module).__name__ == "Linear4bit" for module in self.model.modules())
+
+    @property
     def parameters(self) -> int:
         return count_parameters(self.model)
 

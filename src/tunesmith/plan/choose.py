@@ -275,7 +275,7 @@ def _cost(
         fixed = min(FIXED_SUBSET, facts.train) + min(FIXED_SUBSET, facts.validation)
         seconds += estimate.scoring_seconds(facts, fixed, facts.tokens_per_example - facts.prefix_tokens)
     steps = steps_in(facts.train, epochs[method.kind], batch)
-    remedies = estimate.remedies_cost(facts, method.kind, config.remedies, steps)
+    remedies = estimate.remedies_cost(facts, method.kind, config.remedies, steps, epochs[method.kind])
     size = estimate.OTHER_PROCESS_BYTES + memory[method.kind].total
     return seconds + remedies[0], size + remedies[1]
 

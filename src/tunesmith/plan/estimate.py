@@ -33,12 +33,13 @@ def scoring_seconds(facts: Facts, examples: int, tokens_each: float) -> float:
     return examples * tokens_each * 2.0 * facts.parameters / (facts.flops_per_second * EFFICIENCY)
 
 
-def remedies_cost(facts: Facts, method: str, remedies: Remedies, steps: int) -> tuple[float, float]:
-    """Seconds and bytes of remedies besides training itself: texts that the base writes, those held to it, copies."""
+def remedies_cost(facts: Facts, method: str, remedies: Remedies, steps: int, epochs: float) -> tuple[float, float]:
+    """Seconds and bytes of remedies besides the task's own training: texts written, replayed and held, copies."""
     wanted = texts_wanted(remedies, facts.train)
     written = sum(wanted.values()) if remedies.replay_from == "base" else 0
     seconds = scoring_seconds(facts, written, 2 * (QUESTION_TOKENS + ANSWER_TOKENS))  # half of them are not ended
     learned = (steps * TEXTS_A_STEP if remedies.kl else 0) + (wanted["held"] if remedies.ewc else 0)
+    learned += round(wanted["replayed"] * epochs)
     seconds += scoring_seconds(facts, learned, 2 * TEXT_TOKENS)
     seconds += scoring_seconds(facts, len(remedies.scale) * wanted["compared"], TEXT_TOKENS)
     on_weights = remedies.l2_sp or remedies.ewc or remedies.averaging or remedies.scale

@@ -154,6 +154,11 @@ def _forgetting(report: Json) -> list[tuple[int, str]]:
             for name, s in part.get("suites", {}).items()
             if "low" in s and (s["low"] > 0 or s["high"] < 0)
         ]
+        lost += [
+            f"right answers of {name} {_signed(s['nll']['difference'], 'nats per token')}"
+            for name, s in part.get("suites", {}).items()
+            if (s.get("nll") or {}).get("low", 0.0) > 0
+        ]
         detail = f" ({', '.join(lost)})" if lost else "; no probe suite changed beyond chance"
         probes = part.get("collapse") or {}
         worse = [n.replace("_", " ") for n, probe in probes.items() if isinstance(probe, dict) and probe["worse"]]

@@ -122,7 +122,9 @@ def render_html(report: Json, evidence: Evidence) -> str:
         answers=evidence.answers,
         beside=evidence.beside,
         forgetting={
-            c["id"]: c["forgetting"] for c in report["candidates"] if (c.get("forgetting") or {}).get("suites")
+            c["id"]: c["forgetting"]
+            for c in report["candidates"]
+            if {"suites", "guard"} & {name for name, part in (c.get("forgetting") or {}).items() if part}
         },
         not_run=not_run(report),
     )

@@ -72,10 +72,11 @@ def _overfitting(part: Json) -> str:
 
 
 def _forgetting(part: Json) -> str:
-    """General text where it was measured, and the suites that lost accuracy beyond chance."""
+    """The text that lost most, general or the user's own, and the suites that lost accuracy beyond chance."""
     suites = {name: s for name, s in (part.get("suites") or {}).items() if "low" in s}
     text = {name: s for name, s in suites.items() if "nats" in (s.get("unit") or "")}
-    name, worst = next(iter((text or suites).items()))
+    name = max(text, key=lambda n: float(text[n]["low"])) if text else next(iter(suites))
+    worst = suites[name]
     unit = "nats a token" if name in text else "accuracy"
     lost = [n for n, s in suites.items() if n not in text and s["high"] < 0]
     more = f"; lost: {', '.join(lost)}" if lost else ""

@@ -84,7 +84,13 @@ def reason(report: Json) -> str:
     """The knee in a sentence, with what it gained and lost, and what the search cannot say."""
     metric, knee = report["task"]["metric"], report["knee"]
     if knee is None:
-        return "Nothing was measured, so nothing is recommended."
+        if report["axis"] != "loss" and len(report["front"]) > 1:
+            return (
+                "General text was not measured for every variant, and what a nat of divergence from the base is worth "
+                "is not known, so nothing is recommended. Give --exchange, or pull the suite: tunesmith models pull "
+                "general-text."
+            )
+        return "Nothing was trained and measured, so nothing is recommended."
     rate = difference_in_words(report["exchange"], metric)
     words, unit = AXES[report["axis"]]
     row = next(row for row in report["variants"] if row["name"] == knee)

@@ -18,7 +18,7 @@ import numpy as np
 
 from tunesmith import workflow
 from tunesmith.candidates.candidate import Listener, model_id
-from tunesmith.config import FORMAT_VERSION, Config
+from tunesmith.config import FORMAT_VERSION, TEXT_TASKS, Config
 from tunesmith.errors import ConfigError
 from tunesmith.evaluate.compare import compare, metric_interval
 from tunesmith.evaluate.forgetting import SEVERE_NATS, SEVERE_POINTS
@@ -60,8 +60,9 @@ def search_forgetting(
     Raises:
         TunesmithError: What cannot be used or done, in words; a variant that fails is recorded, and the others go on.
     """
-    metric = config.task.metric
-    exchange = _exchange(metric) if exchange is None else exchange
+    if config.task.kind not in TEXT_TASKS or getattr(config.task, "by", None) == "head":
+        what = "a head" if config.task.kind in TEXT_TASKS else f"task {config.task.kind}"
+        raise ConfigError(f"search forgetting is for models that answer in text ({', '.join(TEXT_TASKS)}), not {what}.")
     names = tuple(names) or default_names(config)
     with Run(folder).lock():
         listener("search: looking at the project", 0, 0, {})
@@ -71,9 +72,10 @@ def search_forgetting(
 
 def _search(
     config: Config, variants: Mapping[str, Config], folder: Path, listener: Listener, command: str,
-    exchange: float, minutes: float | None,
+    given: float | None, minutes: float | None,
 ) -> Json:  # fmt: skip
     metric, started = config.task.metric, time.monotonic()
+    exchange = _exchange(metric) if given is None else given
     bench = _Bench(config, variants, folder, listener, command)
     names = list(variants)
     expected = {
@@ -108,7 +110,7 @@ def _search(
         "format_version": FORMAT_VERSION, "search": "forgetting", "name": folder.name, "created": settings["created"],
         "task": {"kind": config.task.kind, "metric": metric}, "exchange": exchange,
         "data": {part: splits[part]["count"] for part in ("train", "validation")},
-        **judge(rows, metric, exchange), "seconds": round(time.monotonic() - started, 1),
+        **judge(rows, metric, exchange, of_text=given is None), "seconds": round(time.monotonic() - started, 1),
         "command": command, "versions": settings["versions"], "hardware": settings["hardware"],
         "settings": config.model_dump(mode="json"),
     }  # fmt: skip
@@ -264,13 +266,14 @@ def _take_training(donor: Path, folder: Path) -> None:
 
 
 # ── what follows ─────────────────────────────────────────────────────────────────────────────────────────
-def judge(rows: Sequence[Json], metric: str, exchange: float) -> Json:
+def judge(rows: Sequence[Json], metric: str, exchange: float, of_text: bool = False) -> Json:
     """The front, the knee and a sentence, from quality and loss of each row.
 
     A row is on the front if no other has at least its quality at no more loss, and one of them better. The knee is the
     row with the largest quality − exchange · loss; others whose intervals allow as much are not told apart from it.
     Loss is the change of nats per token on general text where that was measured for every row, otherwise the
-    divergence from the base.
+    divergence from the base; a rate that holds for text only (``of_text``) then names no knee. Nor is there one where
+    nothing was trained.
     """
     done = [row for row in rows if row["status"] == "ok"]
     axis = "loss" if all("value" in row["loss"] for row in done) else "kl_to_base"
@@ -283,7 +286,8 @@ def judge(rows: Sequence[Json], metric: str, exchange: float) -> Json:
         for name, (quality, loss) in point.items()
         if not any(q >= quality and x <= loss and (q, x) != (quality, loss) for q, x in point.values())
     ]
-    knee = max(worth, key=lambda name: worth[name]) if worth else None
+    judged = worth.keys() - {BASE} and not (of_text and axis != "loss")
+    knee = max(worth, key=lambda name: worth[name]) if judged else None
     spread = {
         row["name"]: math.hypot(_half(row["quality"]), exchange * _half(row[axis])) for row in usable
     }  # of the worth, as if quality and loss, and two variants, were independent: wider than a paired interval

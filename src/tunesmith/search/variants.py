@@ -51,6 +51,7 @@ def _variant(config: Config, name: str, rule: Callable[[Config], float]) -> Conf
     parts = dict(_part(name, part) for part in name.split("+"))
     raw: Json = config.model_dump(mode="json")
     raw |= {"candidates": ["tune"], "method": raw["method"][:1], "rag": None, "memorization": "off"}
+    raw |= {"overfitting": "quick", "fairness": {}}  # looked at once, in the run that follows
     if raw["forgetting"]["tier"] == "off":
         raw["forgetting"]["tier"] = "quick"  # the search is about it
     remedies = raw["remedies"] if "project" in parts else {}

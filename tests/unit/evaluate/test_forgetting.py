@@ -186,6 +186,16 @@ def test_the_base_is_asked_once_and_the_tuned_model_the_same(
     json.dumps(found, allow_nan=False)
 
 
+def test_a_base_in_four_bits_is_another_model(tiny_model_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    said = []
+    for four_bit in (False, True):
+        lm = load_model(str(tiny_model_path), four_bit=four_bit)
+        assert lm.four_bit is four_bit
+        said.append(forgetting.kept(lm, "key", lambda bits=four_bit: [int(bits)], "a question", lambda what: None))  # type: ignore[misc]
+    assert said == [[0], [1]]
+
+
 def test_validation_examples_are_taken_from_all_of_them() -> None:
     items: Any = list(range(200))
     assert len(forgetting.spread(items)) == forgetting.KL_EXAMPLES
