@@ -150,6 +150,7 @@ class Curve:
     luck: Floats  # (R, 3)
     spread: tuple[float, float]
     pool: int
+    top: float
 
     @property
     def largest(self) -> int:
@@ -183,27 +184,31 @@ class Curve:
         """The score of a training on ``size`` examples, on the same items.
 
         Args:
-            size: At most twice the largest. Up to the pool's size the examples are the pool's, beyond it all of them.
+            size: From the largest to twice that. Up to the pool's size the examples are the pool's, beyond it all of
+                them and others.
             draws: How many trainings of this size the score is the mean of.
         """
+        if size < self.largest:
+            raise ValueError(f"size={size}: expected at least the largest that was measured, {self.largest}.")
         x, share, last = self._places(size), size / self.pool, self.largest / self.pool
         if share >= 1:
             parts, rest = [share**-0.5, 0.0], 1 - 1 / share
         else:  # the draws go on where those of the largest size ended
             left = (1 - share) / (1 - last)
             parts, rest = [share**0.5, left / share**0.5], (share - last) * left / share
-        luck = (
-            self.luck
-            @ [*parts, (rest / draws) ** 0.5]
-            * math.sqrt(self.points[-1].noise * _spread_at(self.spread, x)[0])
-        )
+        deviation = math.sqrt(self.points[-1].noise * _spread_at(self.spread, x)[0])
+        luck = deviation * (self.luck @ [*parts, (rest / draws) ** 0.5])
         value = float(self.mean(size)[0])
-        low, high = np.quantile(self._replicates(x)[:, 0] + WIDENED * luck, ENDS)
+        low, high = np.quantile(self._bounded(self._replicates(x)[:, 0] + WIDENED * luck), ENDS)
         return Prediction(size, value, min(float(low), value), max(float(high), value))
+
+    def _bounded(self, scores: Floats) -> Floats:
+        """Scores no better than the best there is."""
+        return np.minimum(scores, self.top) if self.laws[0].power is None else np.maximum(scores, 0.0)
 
     def band(self, sizes: ArrayLike) -> tuple[Floats, Floats]:
         """Ends of the interval of the curve itself, each shape (k,)."""
-        low, high = np.quantile(self._replicates(self._places(sizes)), ENDS, axis=0)
+        low, high = np.quantile(self._bounded(self._replicates(self._places(sizes))), ENDS, axis=0)
         return low, high
 
     def needed(self, target: float) -> Needed:
@@ -247,7 +252,7 @@ def fit_curve(
         replicates: Of the parametric bootstrap.
 
     Raises:
-        ValueError: If there are fewer than four sizes, or a size twice or above the pool's.
+        ValueError: If there are fewer than four sizes, a size stands twice, or one is above the pool's.
 
     Source:
         Laws: Viering and Loog 2023, "The Shape of Learning Curves", arXiv:2103.10948; of losses: Lin et al. 2024,
@@ -281,7 +286,9 @@ def fit_curve(
     again = [_in_blocks(law, x, drawn, noise, top) for law in laws]
     cumulated = _akaike(laws, again).cumsum(1)
     chosen = (rng.random((replicates, 1)) > cumulated[:, :-1]).sum(1)
-    return Curve(points, laws, tuple(map(float, weights)), tuple(refined), tuple(again), chosen, luck, spread, pool)
+    return Curve(
+        points, laws, tuple(map(float, weights)), tuple(refined), tuple(again), chosen, luck, spread, pool, top
+    )
 
 
 def _spread(points: Sequence[Point], pool: int) -> tuple[float, float]:

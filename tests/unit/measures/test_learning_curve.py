@@ -109,8 +109,12 @@ def test_trainings_that_differ_more_widen_the_interval() -> None:
 
 
 def test_no_score_is_expected_above_the_best_there_is() -> None:
-    points = exact(1 - 0.5 * (SIZES / 100.0) ** -0.9, noise=1e-4)
-    assert fit_curve(points, 1600, rng()).predict(3200).value <= 1
+    values = 1 - 0.3 * (SIZES / 100.0) ** -0.9
+    points = [Point(int(n), (float(v) - 0.02, float(v) + 0.02), 4e-4) for n, v in zip(SIZES, values, strict=True)]
+    curve = fit_curve(points, 1600, rng())
+    found = curve.predict(3200)
+    assert found.low < found.value < found.high <= 1
+    assert curve.band(SIZES)[1].max() <= 1
 
 
 # ── the price of a target ────────────────────────────────────────────────────────────────────────────────
@@ -147,6 +151,8 @@ def test_nothing_is_said_beyond_twice_the_data() -> None:
     curve = fit_curve(exact(LAWS["POW3"](SIZES, *TRUTHS["POW3"])), 1600, rng())
     with pytest.raises(ValueError, match="nothing beyond 2 times"):
         curve.predict(3300)
+    with pytest.raises(ValueError, match="at least the largest"):
+        curve.predict(800)
 
 
 def test_a_back_test_needs_four_sizes_of_half_the_hidden_one() -> None:
