@@ -25,6 +25,7 @@ from tunesmith.errors import NotFoundError, RunError
 from tunesmith.records import Example, Message, Prediction
 
 ARTIFACTS = ("adapter", "model", "head")  # folders of a candidate that hold its weights, by method
+CURVE = "learning_curve.json"  # in a run directory: see search.learning_curve
 PREDICTOR = "predictor.json"  # in a candidate's folder: a predictor on vectors, see candidates.predictor
 # What to do with a chosen candidate that is no fine-tuned model, by its family.
 USES = {

@@ -136,14 +136,15 @@ def _answers_only(candidate: str) -> bool:
 def start(config: AnyConfig, directory: Run, command: str) -> None:
     """Write run.yaml, or check that the run that is there has the same settings.
 
-    Where no candidate was begun, other settings start the run anew: a mended mistake needs no new folder.
+    Where no candidate and no learning curve was begun, other settings start the run anew: a mended mistake needs no new
+    folder.
     """
     resolved = config.model_dump(mode="json")
     if directory.settings_file.is_file():
         before = Run.open(directory.folder).settings()["config"]
         if parse_any_config(before) == config:
             return
-        if (directory.folder / "candidates").exists():
+        if any((directory.folder / kept).exists() for kept in ("candidates", "curve")):
             changed = sorted(key for key in resolved if before.get(key) != resolved[key])
             raise RunError(
                 f"{directory.folder}: holds a run with other settings (differing: {', '.join(changed)}). "

@@ -105,7 +105,8 @@ def test_commands_in_pages_exist() -> None:
     from tunesmith.cli.main import COMMANDS
 
     for page in PAGES:
-        for name in re.findall(r"(?:^\s*|[`$] ?)tunesmith ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE):
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"(?:^\s*|[`$] ?)tunesmith ([a-z][a-z-]*)", text, re.MULTILINE):
             assert name in COMMANDS, f"{page}: tunesmith {name}"
 
 

@@ -35,15 +35,15 @@ DEFAULT = Config.model_fields["encoder"].default
 
 
 class Embedding:
-    """Examples are embedded once; only the predictor is fitted."""
+    """Examples are embedded once; only the predictor is fitted. ``embed``: what gives vectors, if not the encoder."""
 
-    def __init__(self, context: Context, candidate_id: str, folder: Path) -> None:
+    def __init__(self, context: Context, candidate_id: str, folder: Path, embed: Embed | None = None) -> None:
         self.context, self.id, self.folder = context, candidate_id, folder
         self.task = cast("HeadTask", context.task)
         self.fitted: PredictorFit | None = None
         self._pooling = ""
         self._scale: tuple[np.ndarray, np.ndarray] | None = None  # of a decoder's features
-        self._embed: Embed | None = None
+        self._embed = embed
 
     def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> Fit:
         """Fit on train for each pooling; keep the best on validation (ties: the first).
@@ -52,8 +52,8 @@ class Embedding:
         """
         started = time.monotonic()
         encoder = self._encoder(train)
-        poolings, cut = self._vectors(train, "train")
-        held_out, _ = self._vectors(validation, "validation")
+        poolings, cut = self.vectors(train, "train")
+        held_out, _ = self.vectors(validation, "validation")
         targets, held = (np.array([self.task.head_target(e) for e in part]) for part in (train, validation))
         weights = np.array([e.weight for e in train]) if any(e.weight != 1 for e in train) else None
         tried: list[dict[str, Any]] = []
@@ -86,7 +86,7 @@ class Embedding:
         if self.fitted is None:
             raise ConfigError(f"{self.id}: predict was called before fit.")
         started = time.monotonic()
-        found, _ = self._vectors(examples, "test")
+        found, _ = self.vectors(examples, "test")
         outputs = self.fitted.outputs(scaled(found[self._pooling], self._scale))
         self._embed = None  # frees the encoder
         seconds = time.monotonic() - started
@@ -121,7 +121,7 @@ class Embedding:
     def _named(self, name: str) -> str:
         return self.context.model if name == OWN else name
 
-    def _vectors(self, examples: Sequence[Example], part: str) -> tuple[dict[str, np.ndarray], int]:
+    def vectors(self, examples: Sequence[Example], part: str) -> tuple[dict[str, np.ndarray], int]:
         """Vectors by pooling, shape (n, width), and how many texts were cut."""
         if self._embed is None:
             self._embed = load_vectors(self._encoder(examples), examples[0].image is not None)

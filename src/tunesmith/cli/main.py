@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": ("tunesmith.cli.evaluate", "Score a model on a file of examples, or check a run's numbers."),
     "compare": ("tunesmith.cli.compare", "Compare two runs on the test examples they share."),
     "search": ("tunesmith.cli.search", "Try several trainings beside each other, on validation."),
+    "learning-curve": ("tunesmith.cli.learning_curve", "Say how much more data would help, from subsets of yours."),
     "chat": ("tunesmith.cli.chat", "Talk to a model in the terminal."),
     "data": ("tunesmith.cli.data", "Look at data as the model will see it."),
     "rag": ("tunesmith.cli.rag", "Index documents, keep the index up to date, and search it."),

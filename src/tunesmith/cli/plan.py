@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "unexplained", "total")
+LONG_SECONDS = 300.0  # a run to be tried on a subset first
+SUBSET = 250  # training examples of it
 
 
 @click.command("plan")
@@ -31,7 +33,12 @@ def command(config_file: Path, overrides: tuple[str, ...], probe: bool, as_json:
     with progress(quiet) as listener:
         plan = schedules.plan(config, listener, probe)
     several = plan.get("tasks", {})
-    told = "\n\n".join(f"── {name}\n{describe(one)}" for name, one in several.items()) if several else describe(plan)
+    first = first_small(plan, config_file) if "data" in plan and not several else ""
+    told = (
+        "\n\n".join(f"── {name}\n{describe(one)}" for name, one in several.items())
+        if several
+        else describe(plan) + first
+    )
     click.echo(json.dumps(plan, ensure_ascii=False, indent=2) if as_json else told)
 
 
@@ -75,6 +82,16 @@ def describe(plan: dict[str, Any]) -> str:
         f"With {effect['n']:,} test examples a difference of {effect['points']:.1f} points or more can be detected "
         f"(four times in five, if two candidates disagree on {100 * effect['discordance']:.0f} % of them).",
     ])  # fmt: skip
+
+
+def first_small(plan: dict[str, Any], config_file: Path) -> str:
+    """The proposal to begin a long run with few examples; "" where it is short or small anyway."""
+    if plan["estimated_seconds"] < LONG_SECONDS or plan["data"]["train"] < 4 * SUBSET:
+        return ""
+    return (
+        f"\nFirst small, to see that all works: tunesmith run {config_file} --subset {SUBSET}; then the whole. What "
+        f"more examples would buy: tunesmith learning-curve {config_file}."
+    )
 
 
 def duration(seconds: float) -> str:

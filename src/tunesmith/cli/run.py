@@ -16,14 +16,19 @@ import click
 @click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory; default runs/<name of the config>.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. train.epochs=1.")
+@click.option("--subset", type=click.IntRange(min=1), metavar="N", help="Begin small: N training examples, own folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def command(config_file: Path, out: Path | None, overrides: tuple[str, ...], as_json: bool, quiet: bool) -> None:
+def command(
+    config_file: Path, out: Path | None, overrides: tuple[str, ...], subset: int | None, as_json: bool, quiet: bool
+) -> None:
     """Do all five stages of the project in CONFIG. On a directory that holds the run already, it resumes."""
     from tunesmith.config import read_any_config
 
+    if subset is not None:
+        overrides += (f"data.train_limit={subset}",)
     config = read_any_config(config_file, overrides)
-    folder = out or Path("runs") / config_file.stem
+    folder = out or Path("runs") / (config_file.stem if subset is None else f"{config_file.stem}-{subset}")
     from tunesmith import schedules
     from tunesmith.cli.progress import progress
 
@@ -58,6 +63,8 @@ def summary(report: dict[str, Any], folder: Path) -> str:
         textwrap.fill(verdict[part], 100, break_on_hyphens=False, break_long_words=False)
         for part in ("reason", "would_change")
     ]
+    if "learning_curve" in report:
+        words.append(textwrap.fill(report["learning_curve"]["told"], 100, break_long_words=False))
     lines += ["", *words, "", f"Report: {folder / 'report.html'}"]
     return "\n".join(line for line in lines if line is not None)
 

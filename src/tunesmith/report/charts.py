@@ -253,6 +253,47 @@ def loss_chart(
     return _svg(bottom + 26, title, parts)
 
 
+def learning_curve_chart(
+    points: Sequence[tuple[float, float]],
+    band: Sequence[tuple[float, float, float, float]],
+    expected: tuple[float, float, float, float],
+    y_title: str,
+) -> str:
+    """A score by number of examples, doublings equally far apart, with what is expected of twice the data.
+
+    Args:
+        points: (examples, score) of each training.
+        band: (examples, value, low, high) along the curve.
+        expected: The same of twice the data.
+        y_title: What stands above the picture.
+    """
+    left, right, top, bottom = 44, WIDTH - 16, 30, 250
+    values = [v for _, v in points] + [v for row in (*band, expected) for v in row[1:]]
+    up = _ticks(min(values), max(values))
+    along = _scale(math.log(band[0][0]), math.log(expected[0]), left + 12, right - 12)
+    y = _scale(up[0], up[-1], bottom, top)
+
+    def x(size: float) -> float:
+        return along(math.log(size))
+
+    largest = max(size for size, _ in points)
+    halvings = [expected[0] / 2**k for k in range(12) if expected[0] / 2**k >= band[0][0] * 0.99]
+    ends = [(s, high) for s, _, _, high in band] + [(s, low) for s, _, low, _ in reversed(band)]
+    parts = [_line(left, y(t), right, y(t), "grid") for t in up]
+    parts += [_text(left - 6, y(t) + 4, _number(t), "tick", "end") for t in up]
+    parts += [_text(x(s), bottom + 18, f"{s:,.0f}", "tick", _anchor(x(s))) for s in halvings]
+    parts += [
+        _text(left, top - 12, y_title, "tick", "start"), _text(right, bottom + 36, "training examples", "tick", "end"),
+        f'<polygon class="band" points="{" ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in ends)}"/>',
+        f'<polyline class="curve validation" points="{" ".join(f"{x(s):.1f},{y(v):.1f}" for s, v, *_ in band)}"/>',
+        _line(x(largest), top, x(largest), bottom, "mark"), _text(x(largest), top - 12, "now", "tick", "middle"),
+        _line(x(expected[0]), y(expected[2]), x(expected[0]), y(expected[3]), "whisker choice"),
+        *(_circle(x(s), y(v), 3, "dot other") for s, v in points),
+        _circle(x(expected[0]), y(expected[1]), 4.5, "dot choice"),
+    ]  # fmt: skip
+    return _svg(bottom + 44, f"{y_title} by number of training examples", parts)
+
+
 def confusion_chart(counts: Sequence[Sequence[int]], labels: Sequence[str], title: str) -> str:
     """Which label was answered (columns) for which right label (rows); darker is a larger share of the row.
 

@@ -130,7 +130,7 @@ def render_html(report: Json, evidence: Evidence) -> str:
     )
 
 
-def render_page(template: str, filters: Mapping[str, Callable[[Any], str]], **values: Any) -> str:
+def render_page(template: str, filters: Mapping[str, Callable[..., str]], **values: Any) -> str:
     """A complete HTML document from a template of this package: its style inside, everything else escaped."""
     import jinja2
     from markupsafe import Markup

@@ -22,6 +22,7 @@ from tunesmith.records import Example, Prediction, Split
 from tunesmith.report.card import model_card
 from tunesmith.report.findings import is_tuned
 from tunesmith.report.html import Answer, Curve, Evidence, render_html
+from tunesmith.report.learning_curve import more_data
 from tunesmith.report.prior import prior
 from tunesmith.run import Run, read_examples, read_json, read_predictions, write_atomic, write_json
 
@@ -102,6 +103,7 @@ def write_report(run: Run) -> Json:
         "candidates": candidates,
         "comparisons": [c.to_json() for c in comparisons],
         "verdict": verdict.to_json(),
+        **more_data(run),
         "test_looks": run.test_looks(),
         "minimum_detectable_effect": _planned_effect(plan, splits["test"]["count"], task["metric"]),
         "prior": prior(
