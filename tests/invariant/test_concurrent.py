@@ -232,7 +232,8 @@ def test_a_gain_below_a_tenth_is_none(lm: LanguageModel) -> None:
 @pytest.mark.slow
 def test_a_real_model_trains_as_it_would_alone(tmp_path: Path) -> None:
     lm, data = load_model("smollm2-135m-instruct"), examples(50)
-    settings = LoopSettings(epochs=2, learning_rate=1e-3, global_batch_size=2, patience=0, evals_per_epoch=1)
+    # On random tokens, two at a time, 1e-3 makes training chaotic: from step 33 rounding alone grows to 4e-3.
+    settings = LoopSettings(epochs=2, learning_rate=3e-4, global_batch_size=2, patience=0, evals_per_epoch=1)
     two = [Member(f"r{rank}", Lora(rank=rank), settings, tmp_path / f"r{rank}") for rank in (4, 16)]
     trained = train_concurrently(lm, Causal(), two, data, data[:4])
     for member in two:
