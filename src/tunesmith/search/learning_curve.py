@@ -19,7 +19,7 @@ from tunesmith.candidates import FAMILIES, Candidate, Context
 from tunesmith.candidates.candidate import Listener
 from tunesmith.candidates.embedding import Embedding
 from tunesmith.candidates.predictor import Progress
-from tunesmith.config import FORMAT_VERSION, Config
+from tunesmith.config import FORMAT_VERSION, Config, Forgetting
 from tunesmith.data.read.formats import LABELLED
 from tunesmith.data.split import limit_train
 from tunesmith.errors import ConfigError, DataError
@@ -144,7 +144,9 @@ class _Bench:
 
     def __init__(self, config: Config, run: Run, task: Task, row: Json, listener: Listener) -> None:
         # what is not asked here is not measured
-        self.config = config.model_copy(update={"forgetting": "off", "memorization": "off"})
+        self.config = config.model_copy(
+            update={"forgetting": Forgetting(tier="off"), "memorization": "off", "overfitting": "quick"}
+        )
         self.run, self.task, self.row, self.listener = run, task, row, listener
         self.validation = read_examples(run.split("validation"))
         self.held = len(self.validation)
